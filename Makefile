@@ -1,0 +1,54 @@
+# `make demo` and `make test` need nothing but Python 3.11+, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of torch lives in PyTorch's own index, e.g. TORCH_INDEX=<that index>; empty takes the default build.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+INSTALLED := $(VENV)/.installed
+PACKAGES := scapre validation infra flows tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format types imports check clean browser
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,postgres]'
+	touch $@
+
+install: $(INSTALLED) ## make the virtual environment
+
+demo: $(INSTALLED) ## forget ten concepts, judge, register, promote (minutes, CPU)
+	$(BIN)/scapre demo
+
+test: $(INSTALLED) ## the fast tests (CPU, offline)
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-all: $(INSTALLED) ## the slow tests and the browser tests too
+	$(BIN)/python -m pytest -m "not gpu"
+
+browser: $(INSTALLED) ## only the tests that need headless Chromium
+	$(BIN)/python -m pytest -m browser
+
+lint: $(INSTALLED) ## ruff
+	$(BIN)/ruff check $(PACKAGES)
+	$(BIN)/ruff format --check $(PACKAGES)
+
+format: $(INSTALLED) ## rewrite with ruff
+	$(BIN)/ruff check --fix $(PACKAGES)
+	$(BIN)/ruff format $(PACKAGES)
+
+types: $(INSTALLED) ## ty
+	$(BIN)/ty check scapre validation infra flows
+
+imports: $(INSTALLED) ## the direction of imports
+	$(BIN)/lint-imports
+
+check: lint types imports test ## all of the above
+
+clean: ## remove what the demo made; the environment stays
+	rm -rf var

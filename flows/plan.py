@@ -1,0 +1,99 @@
+"""What one run would do, as a value: known before anything is changed, and the key by which a finished run is found again."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+
+from flows.errors import BadRequestError
+from flows.requests import Subject, TakedownRequest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: all active requests against one base."""
+
+    base: str
+    base_digest: str
+    """Digest of the base checkpoint's manifest in the object store."""
+    request_ids: tuple[str, ...]
+    subjects: tuple[Subject, ...]
+    """The union of all active requests, one entry a concept, sorted by name."""
+    retain: tuple[str, ...]
+    withheld: tuple[str, ...]
+    """Names that the engine must not use, so that concepts nobody told it about can be measured."""
+    method: str
+    dials: dict[str, float | int | str]
+    policy: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over everything that decides the outcome; the same key is the same run."""
+        record = {
+            "base_digest": self.base_digest,
+            "request_ids": list(self.request_ids),
+            "subjects": [subject.model_dump(mode="json") for subject in self.subjects],
+            "retain": list(self.retain),
+            "withheld": list(self.withheld),
+            "method": self.method,
+            "dials": dict(self.dials),
+            "policy": self.policy,
+        }
+        return hashlib.sha256(rfc8785.dumps(record)).hexdigest()
+
+
+def make_plan(
+    requests: dict[str, TakedownRequest],
+    *,
+    base: str,
+    base_digest: str,
+    method: str,
+    dials: dict[str, float | int | str],
+    withheld: tuple[str, ...],
+    policy: dict[str, Any],
+) -> Plan:
+    """Returns the plan that unlearns the union of the active requests for one base.
+
+    Raises:
+        BadRequestError: No request is active, or one request retains what another takes down.
+    """
+    chosen = {request_id: request for request_id, request in sorted(requests.items()) if request.base == base}
+    if not chosen:
+        raise BadRequestError(
+            f"expected at least one active request for base {base!r}, found none; add one with `scapre request add FILE`"
+        )
+    subjects = _union(chosen)
+    targets = {name.casefold() for subject in subjects for name in (subject.concept, *subject.aliases)}
+    # A concept that one request takes down is no longer anybody's to retain.
+    retain = {name for request in chosen.values() for name in request.retain if name.casefold() not in targets}
+    return Plan(
+        base=base,
+        base_digest=base_digest,
+        request_ids=tuple(chosen),
+        subjects=subjects,
+        retain=tuple(sorted(retain)),
+        withheld=tuple(sorted(withheld)),
+        method=method,
+        dials=dict(sorted(dials.items())),
+        policy=policy,
+    )
+
+
+def _union(requests: dict[str, TakedownRequest]) -> tuple[Subject, ...]:
+    merged: dict[str, Subject] = {}
+    for request_id, request in requests.items():
+        for subject in request.subjects:
+            name = subject.concept.casefold()
+            earlier = merged.get(name)
+            if earlier is None:
+                merged[name] = subject
+                continue
+            if earlier.kind != subject.kind or earlier.anchor != subject.anchor:
+                raise BadRequestError(
+                    f"expected requests that name {subject.concept!r} to agree on kind and anchor, found {request_id} "
+                    f"to differ from an earlier one; withdraw or correct one of them"
+                )
+            aliases = tuple(sorted({*earlier.aliases, *subject.aliases}))
+            merged[name] = earlier.model_copy(update={"aliases": aliases})
+    return tuple(merged[name] for name in sorted(merged))

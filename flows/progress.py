@@ -1,0 +1,50 @@
+"""Progress for people: a bar with the time left on a terminal, a line every tenth elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+OnProgress = Callable[[int, int], None]
+"""Called with how many are done and how many there are."""
+
+
+@contextmanager
+def progress_bar(description: str, console: Console) -> Iterator[OnProgress]:
+    """Yields a callback that shows progress until the block ends."""
+    if not console.is_terminal:
+        yield _line_printer(description, console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=False) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _line_printer(description: str, console: Console) -> OnProgress:
+    started = time.monotonic()
+    first_done: int | None = None
+    last_tenth = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal first_done, last_tenth
+        first_done = done if first_done is None else first_done
+        tenth = done * 10 // max(total, 1)
+        if tenth == last_tenth:
+            return
+        last_tenth = tenth
+        spent = time.monotonic() - started
+        fresh = done - first_done  # pictures found in the store say nothing about speed
+        left = f", about {spent / fresh * (total - done):.0f} s left" if fresh > 0 and done < total else ""
+        console.print(f"{description}: {done} of {total}{left}")
+
+    return show

@@ -1,0 +1,75 @@
+"""Command line of the training stages."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import ResNetForImageClassification
+
+from infra.reference.training import assembly, autoencoder, classifier, contrastive, dataset, diffusion, evaluation
+
+
+def main() -> None:
+    """Runs one stage on the pictures of an earlier one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--per-concept", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=1200)
+    parser.add_argument("--threads", type=int, default=2)
+    a = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(a.threads)
+    if a.stage == "autoencoder":
+        autoencoder.train(dataset.load(a.folder / "train32.npz"), a.folder / "vae", seconds=a.seconds)
+    elif a.stage == "normalise":
+        model = AutoencoderKL.from_pretrained(a.folder / "vae").eval()
+        held_out = dataset.load(a.folder / "heldout32.npz").pictures
+        logging.info("reconstruction error %.4f", autoencoder.reconstruction_error(model, held_out))
+        drawings = dataset.load(a.folder / "train32.npz")
+        autoencoder.normalise_latents(model, drawings.pictures[:8192])
+        logging.info(
+            "reconstruction error %.4f with normalised latents", autoencoder.reconstruction_error(model, held_out)
+        )
+        model.save_pretrained(a.folder / "vae_normalised")
+        torch.save(autoencoder.mean_latents(model, drawings.pictures), a.folder / "latents.pt")
+    elif a.stage == "diffusion":
+        diffusion.train(
+            torch.load(a.folder / "latents.pt"),
+            dataset.load(a.folder / "train32.npz").captions,
+            text_folder=a.folder / "clip",
+            folder=a.folder / "unet",
+            seconds=a.seconds,
+        )
+    elif a.stage == "assemble":
+        assembly.assemble(a.folder, a.out)
+    elif a.stage == "evaluate":
+        pipeline = StableDiffusionPipeline.from_pretrained(a.out / "model", local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        judge = ResNetForImageClassification.from_pretrained(a.out / "detectors" / "classifier").eval()
+        accuracy, pictures = evaluation.measure(pipeline, judge, per_concept=a.per_concept, seed=7)
+        evaluation.contact_sheet(pictures, a.out / "contact_sheet.png")
+        worst = sorted(accuracy.by_object.items(), key=lambda item: item[1])[:12]
+        logging.info(
+            "generated objects %.4f, worst %s; styles %s (objects in style %.3f)",
+            sum(accuracy.by_object.values()) / len(accuracy.by_object),
+            worst,
+            accuracy.by_style,
+            accuracy.objects_in_style,
+        )
+    elif a.stage == "contrastive":
+        contrastive.train(dataset.load(a.folder / "train32.npz"), a.folder / "clip", seconds=a.seconds)
+    elif a.stage == "classifier":
+        held_out = dataset.load(a.folder / "heldout32.npz")
+        model = classifier.train(dataset.load(a.folder / "train32.npz"), a.folder / "classifier", seconds=a.seconds)
+        figures = classifier.accuracy(
+            model, autoencoder.to_tensor(held_out.pictures), held_out.object_labels, held_out.style_labels
+        )
+        logging.info("held-out accuracy: objects %.4f, styles %.4f", *figures)
+
+
+if __name__ == "__main__":
+    main()
