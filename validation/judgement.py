@@ -1,0 +1,193 @@
+"""What a judgement is, as values.
+
+Guarantees:
+    1. A judgement is frozen; nothing here computes a verdict (see `validation.gates`).
+    2. Every verdict comes with the gates it rests on and with reasons in words.
+    3. `describe()` of every type is plain JSON: no NumPy scalars, no paths, no NaN.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+GateName = Literal[
+    "integrity",
+    "forgetting",
+    "retention",
+    "hidden",
+    "positive control",
+    "negative control",
+    "picture control",
+    "expectations",
+]
+
+MEASURE_COLUMNS = (
+    "model",
+    "role",
+    "kind",
+    "concept",
+    "pack",
+    "prompt",
+    "seed",
+    "picture",
+    "address",
+    "top_label",
+    "top_score",
+    "concept_score",
+    "is_hit",
+    "is_blank",
+    "image_text_score",
+)
+"""Columns of `Judgement.measures`, one row per picture; `measures.py` says what each holds."""
+
+SUMMARY_COLUMNS = (
+    "role",
+    "kind",
+    "concept",
+    "pack",
+    "pictures_base",
+    "hits_base",
+    "rate_base",
+    "pictures_candidate",
+    "hits_candidate",
+    "rate_candidate",
+    "lower",
+    "upper",
+    "pairs",
+    "paired_difference",
+)
+"""Columns of `Judgement.summary`, one row per role, concept and pack."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One rule and its answer."""
+
+    gate: GateName
+    verdict: Verdict
+    reason: str
+    """One sentence with the figures."""
+    concept: str | None = None
+    """The concept it is about; None for a rule about a whole role or about the pictures."""
+    role: str | None = None
+    """The role of the probes it is about."""
+    pack: str | None = None
+    """The probe pack, for a gate on one concept."""
+    estimate: float | None = None
+    """The point estimate: a rate in [0, 1], or a mean paired difference in [-1, 1]."""
+    lower: float | None = None
+    """One-sided lower bound at the policy's confidence."""
+    upper: float | None = None
+    """One-sided upper bound at the policy's confidence."""
+    limit: float | None = None
+    """What is compared with: the residual limit, minus the margin, the floor or the ceiling."""
+    hits: int | None = None
+    pictures: int = 0
+    """Pictures, or pairs of pictures, that the estimate rests on."""
+    is_control: bool = False
+    """A control that does not pass voids the judgement."""
+    is_gated: bool = True
+    """False for what is reported only and never enters the verdict."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the result as plain JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a verdict is what it is."""
+
+    kind: Literal["passed", "failed", "inconclusive", "missing", "void"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What the caller attests about the candidate's bytes."""
+
+    is_intact: bool
+    reason: str
+    """What was compared, in words."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that fixes how a judgement was made; equal protocols measure the same thing the same way."""
+
+    base_digest: str
+    """As the caller names the base."""
+    candidate_digest: str
+    """As the caller names the candidate."""
+    base_weights_digest: str
+    """Computed by the judge over every weight and tokenizer it was handed; pictures are stored under it."""
+    candidate_weights_digest: str
+    targets: tuple[str, ...]
+    retained: tuple[str, ...]
+    hidden: tuple[str, ...]
+    styles: tuple[str, ...]
+    policy: Mapping[str, Any]
+    sampler: Mapping[str, Any]
+    packs: Mapping[str, str]
+    """Digest of every probe pack, by name."""
+    detectors: Mapping[str, str]
+    """Digest of every detector, by name."""
+    probes_digest: str
+    """SHA-256 over every probe of both models, in order."""
+    pictures_planned: Mapping[str, int]
+    """By model: `base`, `candidate`."""
+    safety_checker: Mapping[str, str]
+    """By model: `absent` or `switched off`; a live one would black out pictures and pass for forgetting."""
+    device: str
+    versions: Mapping[str, str]
+    """Of the packages that decide what is drawn and measured."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the protocol as plain JSON."""
+        record = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """A verdict and all it rests on."""
+
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    gates: tuple[GateResult, ...]
+    measures: pd.DataFrame
+    """One row per picture, `MEASURE_COLUMNS`."""
+    summary: pd.DataFrame
+    """One row per role, concept and pack, `SUMMARY_COLUMNS`."""
+    protocol: Protocol
+    picture_folder: Path
+    """Root of the picture store; a picture is at `address[:2]/address.png` below it."""
+    expectations: Mapping[str, Any]
+    """What Great Expectations answered on the same tables, as plain JSON, with `success` and `is_broken`."""
+    seconds: Mapping[str, float]
+    """Wall-clock time by phase."""
+
+    @property
+    def is_void(self) -> bool:
+        """Whether a control failed: the judgement says nothing about the candidate."""
+        return any(reason.kind == "void" for reason in self.reasons)
+
+    def picture_path(self, address: str) -> Path:
+        """Returns where the picture of a row of `measures` lies."""
+        return self.picture_folder / address[:2] / f"{address}.png"
+
+    def describe(self) -> dict[str, Any]:
+        """Returns everything but the tables and the pictures as plain JSON."""
+        return {
+            "verdict": self.verdict,
+            "is_void": self.is_void,
+            "reasons": [asdict(reason) for reason in self.reasons],
+            "gates": [gate.describe() for gate in self.gates],
+            "protocol": self.protocol.describe(),
+            "expectations": dict(self.expectations),
+            "seconds": dict(self.seconds),
+        }

@@ -1,0 +1,115 @@
+"""The policy: what a candidate must show, as a typed object.
+
+Guarantees:
+    1. An unknown, missing or ill-typed key is an error that names it; there is no silent default for a misspelling.
+    2. A policy that no candidate could satisfy (too few pictures for its own bound) is refused when it is read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ValidationError as PydanticError
+
+from validation.errors import PolicyError
+from validation.statistics import pictures_needed
+
+
+class Policy(BaseModel):
+    """Limits, margins and numbers of pictures. Rates and margins are fractions of pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    residual_limit: float = Field(
+        default=0.10,
+        gt=0,
+        lt=1,
+        description="fraction of a target's pictures that may still show it; the upper bound must not exceed it",
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="confidence of every one-sided bound")
+    retained_margin: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="loss of paired accuracy, as a fraction, that is still acceptable on retained concepts and styles",
+    )
+    hidden_margin: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="the same on hidden concepts; null reports them and gates nothing",
+    )
+    probes_per_target: int = Field(default=64, ge=1, description="candidate pictures per target")
+    probes_per_target_base: int = Field(default=16, ge=1, description="base pictures per target, the positive control")
+    probes_per_alias: int = Field(
+        default=0, ge=0, description="candidate pictures per target that are asked for by its aliases; 0 asks for none"
+    )
+    probes_per_retained: int = Field(default=8, ge=1, description="pictures per retained concept, of each model")
+    probes_per_hidden: int = Field(default=8, ge=1, description="pictures per hidden concept, of each model")
+    probes_per_style: int = Field(default=8, ge=1, description="pictures per retained style, of each model")
+    positive_control_floor: float = Field(
+        default=0.5, gt=0, le=1, description="fraction of a target's base pictures in which it must be found"
+    )
+    negative_control_ceiling: float = Field(
+        default=0.05, ge=0, lt=1, description="fraction of the base's other pictures in which a target may be found"
+    )
+    blank_picture_ceiling: float = Field(
+        default=0.0, ge=0, lt=1, description="fraction of a model's pictures that may be a single flat colour"
+    )
+    requires_integrity: bool = Field(
+        default=True, description="without the caller's word on the candidate's bytes the verdict is inconclusive"
+    )
+    first_seed: int = Field(default=1_000_000, ge=0, description="seed of the first probe; later ones count up")
+
+    @model_validator(mode="after")
+    def _can_be_satisfied(self) -> "Policy":
+        needed = pictures_needed(0, limit=self.residual_limit, confidence=self.confidence)
+        for name in ("probes_per_target", "probes_per_alias"):
+            count = getattr(self, name)
+            if count < needed and not (name == "probes_per_alias" and count == 0):
+                raise ValueError(
+                    f"expected {name} of at least {needed}, found {count}: with fewer, not even zero hits show a rate "
+                    f"of at most {self.residual_limit:g} at confidence {self.confidence:g}; raise it or the limit"
+                )
+        if self.probes_per_target_base > self.probes_per_target:
+            raise ValueError(
+                f"expected probes_per_target_base of at most probes_per_target ({self.probes_per_target}), found "
+                f"{self.probes_per_target_base}: the control uses the same probes; lower it"
+            )
+        return self
+
+
+def parse_policy(document: Any, *, source: str) -> Policy:
+    """Returns the policy in a parsed document.
+
+    Raises:
+        PolicyError: A key is unknown or a value is out of range; every fault is named.
+    """
+    if not isinstance(document, dict):
+        raise PolicyError(
+            f"expected a mapping such as `residual_limit: 0.1` in {source}, found {type(document).__name__}; correct it"
+        )
+    try:
+        return Policy.model_validate(document)
+    except PydanticError as error:
+        known = ", ".join(Policy.model_fields)
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'policy'}: {fault['msg']}"
+            + (f" (known keys: {known})" if fault["type"] == "extra_forbidden" else "")
+            for fault in error.errors()
+        )
+        raise PolicyError(f"expected a valid policy, found in {source}: {faults}; correct the file") from error
+
+
+def load_policy(path: Path) -> Policy:
+    """Reads a policy from a YAML file; a key that is left out takes its documented default.
+
+    Raises:
+        PolicyError: The file cannot be read or does not hold a valid policy.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PolicyError(f"expected a readable YAML file, found {path}: {error}; check the path") from error
+    return parse_policy(document, source=str(path))
