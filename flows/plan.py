@@ -1,4 +1,4 @@
-"""What one run would do, as a value: known before anything is changed, and the key by which a finished run is found again."""
+"""What one run would do, as a value, known before anything is changed; its key finds a finished run again."""
 
 import hashlib
 from dataclasses import dataclass
@@ -61,7 +61,8 @@ def make_plan(
     chosen = {request_id: request for request_id, request in sorted(requests.items()) if request.base == base}
     if not chosen:
         raise BadRequestError(
-            f"expected at least one active request for base {base!r}, found none; add one with `scapre request add FILE`"
+            f"expected at least one active request for base {base!r}, found none; "
+            "add one with `scapre request add FILE`"
         )
     subjects = _union(chosen)
     targets = {name.casefold() for subject in subjects for name in (subject.concept, *subject.aliases)}

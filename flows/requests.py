@@ -130,5 +130,6 @@ def parse_request(document: dict[str, object], *, source: str) -> TakedownReques
             for fault in error.errors()
         )
         raise BadRequestError(
-            f"expected a valid takedown request, found in {source}: {faults}; `scapre request template` prints an example"
+            f"expected a valid takedown request, found in {source}: {faults}; "
+            "`scapre request template` prints an example"
         ) from error

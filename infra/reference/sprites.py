@@ -1,7 +1,7 @@
 """Bakes the sprite sheet of the reference world from an installed emoji font (build time only).
 
-The font is Noto Color Emoji (SIL Open Font License 1.1; Debian package `fonts-noto-color-emoji`). The sheet is committed
-so that drawing needs no font: `python -m infra.reference.sprites --font PATH` rewrites `sprites.png` byte for byte.
+The font is Noto Color Emoji (SIL Open Font License 1.1; Debian package `fonts-noto-color-emoji`). The sheet is
+committed so that drawing needs no font: `python -m infra.reference.sprites --font PATH` rewrites `sprites.png`.
 """
 
 import argparse

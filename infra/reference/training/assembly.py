@@ -23,6 +23,6 @@ def assemble(parts: Path, out: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out / "model", safe_serialization=True)
-    for part, name in (("classifier", "classifier"), ("clip", "image_text")):
+    for part, name in (("classifier", "classifier"), ("clip", "clip")):
         shutil.rmtree(out / "detectors" / name, ignore_errors=True)
         shutil.copytree(parts / part, out / "detectors" / name)

@@ -1,4 +1,4 @@
-"""Stage `contrastive`: tokenizer and CLIPModel, whose text tower conditions the pictures and whose both towers judge them."""
+"""Stage `contrastive`: tokenizer and CLIPModel; its text tower conditions the pictures, both towers judge them."""
 
 import logging
 import time
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from tokenizers import Regex
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 

@@ -51,7 +51,7 @@ def build_scheduler() -> DDPMScheduler:
 
 
 def encode_captions(captions: list[str], folder: Path) -> tuple[torch.Tensor, np.ndarray]:
-    """Returns token features of the distinct captions (the empty one first) in half precision, and each caption's row."""
+    """Returns half-precision token features of the distinct captions, the empty one first, and each caption's row."""
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     encoder = CLIPTextModel.from_pretrained(folder).eval()
     distinct, rows = np.unique(np.array(captions), return_inverse=True)

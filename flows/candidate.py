@@ -1,0 +1,129 @@
+"""From base to candidate: fetch the base, unlearn the union of all active requests, store what came out.
+
+Guarantees:
+    1. The base is verified against its digest before it is read.
+    2. A candidate is addressed by its plan's key: a finished one is found again, never made twice.
+    3. Large bytes go to the object store, never through MLflow or a Prefect result.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import scapre
+from flows.errors import BadRequestError, UnknownBaseError
+from flows.plan import Plan
+from flows.services import Services
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base checkpoint on this machine."""
+
+    name: str
+    digest: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An edited checkpoint on this machine and in the object store."""
+
+    digest: str
+    """Digest of the edited checkpoint's manifest."""
+    edit_digest: str
+    folder: Path
+    edit_path: Path
+    uri: str
+    edit_facts: dict[str, Any]
+    """What the edit says of itself: method, dials, drift, retained names it found."""
+
+
+def register_base(services: Services, name: str, folder: Path) -> str:
+    """Puts a checkpoint folder into the object store as the base `name`; returns its digest. Idempotent.
+
+    Raises:
+        scapre.CheckpointError: The folder is not a checkpoint that can be unlearned.
+    """
+    scapre.inspect_checkpoint(folder)
+    digest = services.store.put_directory(f"bases/{name}/files", folder)
+    services.store.put_bytes(f"bases/{name}/base.json", json.dumps({"digest": digest}).encode())
+    return digest
+
+
+def base_digest(services: Services, name: str) -> str:
+    """Returns the recorded digest of a base model.
+
+    Raises:
+        UnknownBaseError: The object store holds no base of that name.
+    """
+    key = f"bases/{name}/base.json"
+    if not services.store.exists(key):
+        known = sorted({path.split("/")[1] for path in services.store.list_keys("bases/")})
+        raise UnknownBaseError(
+            f"expected a base model in the object store, found {name!r}, which it does not hold; known: "
+            f"{', '.join(known) or 'none'}; add it with `scapre base add {name} FOLDER`"
+        )
+    return str(json.loads(services.store.get_bytes(key))["digest"])
+
+
+def fetch_base(services: Services, name: str) -> Base:
+    """Brings a base checkpoint to this machine; what is already here and whole is not fetched again."""
+    digest = base_digest(services, name)
+    folder = services.cache / "checkpoints" / digest
+    services.store.get_directory(f"bases/{name}/files", folder, digest=digest)
+    scapre.inspect_checkpoint(folder)
+    return Base(name, digest, folder)
+
+
+def build_candidate(services: Services, plan: Plan, base: Base) -> Candidate:
+    """Unlearns the plan's concepts from the base and stores edit and edited checkpoint."""
+    work = services.cache / "candidates" / plan.key
+    edit_path, folder = work / "edit.safetensors", work / "checkpoint"
+    if edit_path.exists() and folder.exists():
+        edit = scapre.Edit.load(edit_path)
+    else:
+        shutil.rmtree(work, ignore_errors=True)  # a half-made candidate of an interrupted run
+        work.mkdir(parents=True)
+        concepts = [
+            scapre.Concept(s.concept, kind=s.kind, aliases=tuple(s.aliases), anchor=s.anchor) for s in plan.subjects
+        ]
+        edit = scapre.unlearn(
+            base.folder, concepts, retain=list(plan.retain), method=plan.method, withheld=plan.withheld, **plan.dials
+        )
+        scapre.merge(edit, base.folder, folder)
+        edit.save(edit_path)
+    prefix = f"candidates/{plan.key}"
+    digest = services.store.put_directory(f"{prefix}/checkpoint", folder)
+    services.store.put_file(f"{prefix}/edit.safetensors", edit_path)
+    return Candidate(
+        digest=digest,
+        edit_digest=edit.digest,
+        folder=folder,
+        edit_path=edit_path,
+        uri=services.store.locate(f"{prefix}/checkpoint"),
+        edit_facts={
+            "method": edit.spec.method,
+            "dials": dict(edit.spec.dials),
+            "edit_digest": edit.digest,
+            "base_digest": edit.base_digest,
+            "diagnostics": edit.diagnostics,
+        },
+    )
+
+
+def preflight(plan: Plan, base: Base) -> None:
+    """Refuses a plan that cannot be carried out, before anything is made.
+
+    Raises:
+        BadRequestError: A concept, retained name or dial does not fit.
+        scapre.ScaPreError: The engine refuses the checkpoint.
+    """
+    for subject in plan.subjects:
+        try:
+            scapre.Concept(subject.concept, kind=subject.kind, aliases=tuple(subject.aliases), anchor=subject.anchor)
+        except scapre.ScaPreError as error:
+            raise BadRequestError(str(error)) from error
+    scapre.inspect_checkpoint(base.folder)

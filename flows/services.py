@@ -1,0 +1,53 @@
+"""The adapters one command needs, opened once from the settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.ledger import Ledger
+from infra.personal import PersonalRecords
+from infra.registry import Registry
+
+from infra.settings import Settings, load_settings, quiet_environment
+from infra.storage import ObjectStore, open_store
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything outside this process that a flow touches."""
+
+    settings: Settings
+    store: ObjectStore
+    ledger: Ledger
+    personal: PersonalRecords
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what can be fetched or made again; deleting it costs time, not records."""
+        return self.settings.home / "cache"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of rendered pictures, addressed by what made them."""
+        return self.settings.home / "pictures"
+
+    @property
+    def evidence(self) -> Path:
+        """Folder of evidence bundles; copies of those in the object store."""
+        return self.settings.home / "evidence"
+
+    def open_registry(self) -> Registry:
+        """Returns the model registry; opened late, since it is the slowest to start."""
+        return Registry(self.settings)
+
+
+def open_services(settings: Settings | None = None) -> Services:
+    """Opens store and ledger for the settings in force, and quiets libraries that would call home."""
+    settings = settings or load_settings()
+    quiet_environment(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return Services(
+        settings=settings,
+        store=open_store(settings.object_store_uri, settings=settings),
+        ledger=Ledger(settings.ledger_url),
+        personal=PersonalRecords(settings.ledger_url),
+    )
