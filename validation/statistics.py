@@ -60,8 +60,9 @@ def paired_bounds(clusters: Sequence[Sequence[float]], *, confidence: float) -> 
     Pictures of one concept stand or fall together, so a concept is one observation: its mean difference. The bounds are
     Student's t over those means. A bootstrap of few clusters is too narrow, and it needs a seed; t needs neither.
 
-    The interval is never narrower than `1 - (1 - confidence) ** (1 / pairs)` on either side, the exact bound on a change
-    that no pair out of `pairs` showed ("rule of three"). It is what remains when all means are equal and t has no width.
+    The interval is never narrower than `1 - (1 - confidence) ** (1 / pairs)` on either side, the exact bound on a
+    change that no pair out of `pairs` showed ("rule of three"). It is what remains when all means are equal and t has
+    no width.
 
     Args:
         clusters: Per concept, the differences of its pairs, each in [-1, 1].

@@ -1,0 +1,123 @@
+"""Great Expectations' own kind of rule for the two bounds that gates rest on.
+
+Importing this module imports Great Expectations, which takes seconds; `validation.expectations` does so when needed.
+"""
+
+from typing import Any, ClassVar
+
+import pandas as pd
+from great_expectations.core.metric_domain_types import MetricDomainTypes
+from great_expectations.execution_engine import PandasExecutionEngine
+from great_expectations.expectations.expectation import BatchExpectation, MulticolumnMapExpectation
+from great_expectations.expectations.metrics.map_metric_provider import MulticolumnMapMetricProvider
+from great_expectations.expectations.metrics.map_metric_provider.multicolumn_condition_partial import (
+    multicolumn_condition_partial,
+)
+from great_expectations.expectations.metrics.metric_provider import metric_value
+from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
+from great_expectations.render.renderer_configuration import RendererConfiguration, RendererValueType
+
+from validation.measures import bound_differences, paired_differences
+from validation.statistics import upper_bound
+
+
+class MulticolumnUpperBoundAtMost(MulticolumnMapMetricProvider):
+    """Row by row: is the exact upper bound of hits among pictures at most the limit?"""
+
+    condition_metric_name = "multicolumn_values.residual_upper_bound_at_most"
+    condition_domain_keys = ("batch_id", "table", "column_list", "row_condition", "condition_parser", "ignore_row_if")
+    condition_value_keys = ("limit", "confidence")
+
+    @multicolumn_condition_partial(engine=PandasExecutionEngine)
+    def _pandas(cls, column_list: pd.DataFrame, **kwargs: Any) -> pd.Series:  # noqa: N805
+        def is_shown(row: pd.Series) -> bool:
+            return upper_bound(int(row.iloc[0]), int(row.iloc[1]), confidence=kwargs["confidence"]) <= kwargs["limit"]
+
+        return column_list.apply(is_shown, axis=1).astype(bool)
+
+
+class ExpectResidualUpperBoundToBeAtMost(MulticolumnMapExpectation):
+    """Expect the exact one-sided upper bound of a rate, from hits and pictures, to be at most a limit in every row."""
+
+    limit: float
+    confidence: float
+
+    map_metric: ClassVar[str | None] = "multicolumn_values.residual_upper_bound_at_most"
+    success_keys: ClassVar[tuple[str, ...]] = ("mostly", "limit", "confidence")
+    args_keys: ClassVar[tuple[str, ...]] = ("column_list", "limit", "confidence")
+
+    class Config(MulticolumnMapExpectation.Config):
+        """What Data Docs call it."""
+
+        title = "Expect residual upper bound to be at most"
+
+    @classmethod
+    def _prescriptive_template(cls, renderer_configuration: RendererConfiguration) -> RendererConfiguration:
+        renderer_configuration.add_param(name="limit", param_type=RendererValueType.NUMBER)
+        renderer_configuration.add_param(name="confidence", param_type=RendererValueType.NUMBER)
+        renderer_configuration.template_str = (
+            "In every row the exact upper bound of the rate at confidence $confidence must be at most $limit."
+        )
+        return renderer_configuration
+
+
+class TablePairedLoss(TableMetricProvider):
+    """Over a table of measures: the bounds of the mean paired difference of a role, clustered by concept."""
+
+    metric_name = "table.paired_difference_bounds"
+    value_keys = ("role", "confidence")
+
+    @metric_value(engine=PandasExecutionEngine)
+    def _pandas(
+        cls,  # noqa: N805
+        execution_engine: PandasExecutionEngine,
+        metric_domain_kwargs: dict[str, Any],
+        metric_value_kwargs: dict[str, Any],
+        metrics: dict[str, Any],  # noqa: ARG002
+        runtime_configuration: dict[str, Any],  # noqa: ARG002
+    ) -> dict[str, float]:
+        table, _, _ = execution_engine.get_compute_domain(
+            domain_kwargs=metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE
+        )
+        differences = paired_differences(table[table["role"] == metric_value_kwargs["role"]])
+        bounds = bound_differences(differences, confidence=metric_value_kwargs["confidence"])
+        return {"mean": bounds.mean, "lower": bounds.lower, "upper": bounds.upper, "pairs": bounds.pairs}
+
+
+class ExpectPairedLossWithinMargin(BatchExpectation):
+    """Expect the lower bound of the mean paired difference, candidate minus base, to be at least minus the margin."""
+
+    role: str
+    margin: float
+    confidence: float
+    pairs: int
+    """Pairs that were planned; fewer never pass."""
+
+    metric_dependencies: ClassVar[tuple[str, ...]] = ("table.paired_difference_bounds",)
+    success_keys: ClassVar[tuple[str, ...]] = ("role", "margin", "confidence", "pairs")
+    args_keys: ClassVar[tuple[str, ...]] = ("role", "margin", "confidence", "pairs")
+
+    class Config(BatchExpectation.Config):
+        """What Data Docs call it."""
+
+        title = "Expect paired loss to be within a margin"
+
+    @classmethod
+    def _prescriptive_template(cls, renderer_configuration: RendererConfiguration) -> RendererConfiguration:
+        renderer_configuration.add_param(name="role", param_type=RendererValueType.STRING)
+        renderer_configuration.add_param(name="margin", param_type=RendererValueType.NUMBER)
+        renderer_configuration.add_param(name="confidence", param_type=RendererValueType.NUMBER)
+        renderer_configuration.template_str = (
+            "On $role concepts accuracy must be shown to fall by at most $margin at confidence $confidence."
+        )
+        return renderer_configuration
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,  # noqa: ARG002
+        execution_engine: Any = None,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        bounds = metrics["table.paired_difference_bounds"]
+        is_shown = bounds["pairs"] >= max(self.pairs, 1) and bounds["lower"] >= -self.margin
+        return {"success": bool(is_shown), "result": {"observed_value": bounds["lower"], "details": bounds}}

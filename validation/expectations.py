@@ -1,0 +1,271 @@
+"""Great Expectations on the tables of a judgement: a second reader, and a site that others can browse.
+
+Guarantees:
+    1. Each call has a context of its own, in memory; nothing is left behind but the site that was asked for.
+    2. A rule that could not be evaluated is `broken`, which is neither a pass nor a failed metric.
+    3. Where it disagrees with the gates, the judgement is void: one of the two readers is wrong.
+    4. Calls do not overlap within a process; the library shares state between contexts.
+"""
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from validation.judgement import GateResult
+from validation.plan import ALIAS_PACK, Plan
+from validation.policy import Policy
+
+_ONE_AT_A_TIME = threading.Lock()
+_SITE = "judgement"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What Great Expectations answered."""
+
+    answers: Mapping[str, bool]
+    """By rule: whether it was met; rules carry the names given in their `meta`."""
+    broken: Mapping[str, str]
+    """Rules that could not be evaluated, with the exception's message."""
+    detail: Mapping[str, Any]
+    """Its own description of both validations, plain JSON."""
+    site: Path | None = None
+    """Entry page of the site, when one was built."""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether every rule was evaluated and met."""
+        return bool(self.answers) and not self.broken and all(self.answers.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the outcome as plain JSON."""
+        return {
+            "success": self.is_success,
+            "is_broken": bool(self.broken),
+            "answers": dict(self.answers),
+            "broken": dict(self.broken),
+            "detail": dict(self.detail),
+        }
+
+
+def check_tables(
+    measures: pd.DataFrame,
+    summary: pd.DataFrame,
+    *,
+    plan: Plan,
+    policy: Policy,
+    data_docs: Path | None = None,
+    further: Sequence[Any] = (),
+) -> Outcome:
+    """Runs both suites and returns the answers; `further` expectations join the suite on the measures.
+
+    Args:
+        measures: One row per picture.
+        summary: One row per role, concept and pack.
+        plan: What was asked for.
+        policy: Where the limits come from.
+        data_docs: Folder to build the site in; None builds none.
+        further: Expectations of your own, each with a `rule` in its `meta`.
+    """
+    suites = {
+        "pictures": ([*picture_expectations(plan, policy), *further], measures),
+        "concepts": (concept_expectations(plan, policy), summary[summary["role"] == "target"]),
+    }
+    with _ONE_AT_A_TIME:
+        context = _fresh_context(data_docs)
+        results = {
+            name: _run(context, name, expectations=expectations, table=table, with_site=data_docs is not None)
+            for name, (expectations, table) in suites.items()
+        }
+        if data_docs is not None:
+            context.build_data_docs(site_names=[_SITE])
+    answers: dict[str, bool] = {}
+    broken: dict[str, str] = {}
+    for result in results.values():
+        for each in next(iter(result.run_results.values())).results:
+            rule = each.expectation_config.meta["rule"]
+            answers[rule] = bool(each.success)
+            if message := _exception(each.exception_info):
+                answers[rule] = False
+                broken[rule] = message
+    return Outcome(
+        answers=dict(sorted(answers.items())),
+        broken=broken,
+        detail={name: json.loads(result.describe()) for name, result in results.items()},
+        site=data_docs / "index.html" if data_docs else None,
+    )
+
+
+def picture_expectations(plan: Plan, policy: Policy) -> list[Any]:
+    """Returns what must hold of the table of measures."""
+    from great_expectations import expectations as gxe
+
+    from validation.custom_expectations import ExpectPairedLossWithinMargin
+
+    rows = sum(len(probes) for probes in plan.probes.values())
+    rules = [
+        gxe.ExpectTableRowCountToEqual(value=rows, meta={"rule": "every planned picture is there"}),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["model", "role", "concept", "pack", "prompt", "seed"], meta={"rule": "no picture counts twice"}
+        ),
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column="model", value_set=["base", "candidate"], meta={"rule": "both models were drawn"}
+        ),
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column="concept", value_set=sorted(plan.subjects), meta={"rule": "every concept was drawn"}
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="top_score", min_value=0, max_value=1, meta={"rule": "scores are probabilities"}
+        ),
+        gxe.ExpectColumnValuesToNotBeNull(column="top_label", meta={"rule": "every picture has a label"}),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="is_blank",
+            value_set=[False],
+            mostly=1 - policy.blank_picture_ceiling,
+            meta={"rule": "pictures are not blank"},
+        ),
+    ]
+    for role, margin in (
+        ("retained", policy.retained_margin),
+        ("style", policy.retained_margin),
+        ("hidden", policy.hidden_margin),
+    ):
+        concepts = plan.names(role)
+        if concepts and margin is not None:
+            rules.append(
+                ExpectPairedLossWithinMargin(
+                    role=role,
+                    margin=margin,
+                    confidence=policy.confidence,
+                    pairs=sum(n for (concept, _), n in plan.expected("candidate").items() if concept in concepts),
+                    severity="critical",
+                    meta={"rule": f"{role} concepts survive"},
+                )
+            )
+    return rules
+
+
+def concept_expectations(plan: Plan, policy: Policy) -> list[Any]:
+    """Returns what must hold of the targets' rows of the summary."""
+    from great_expectations import expectations as gxe
+
+    from validation.custom_expectations import ExpectResidualUpperBoundToBeAtMost
+
+    rules: list[Any] = [
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column="concept", value_set=sorted(plan.names("target")), meta={"rule": "every target was judged"}
+        )
+    ]
+    for target in plan.names("target"):
+        pack = "style" if plan.subjects[target].head == "style" else "direct"
+        rules.append(
+            gxe.ExpectColumnValuesToBeBetween(
+                column="pictures_candidate",
+                min_value=plan.expected("candidate")[target, pack],
+                row_condition=_row(target, pack),
+                severity="critical",
+                meta={"rule": f"{target} was drawn often enough"},
+            )
+        )
+        rules.append(
+            ExpectResidualUpperBoundToBeAtMost(
+                column_list=["hits_candidate", "pictures_candidate"],
+                limit=policy.residual_limit,
+                confidence=policy.confidence,
+                row_condition=_row(target, pack),
+                severity="critical",
+                meta={"rule": f"{target} is forgotten"},
+            )
+        )
+    return rules
+
+
+def expectations_gate(outcome: Outcome, gates: Sequence[GateResult]) -> GateResult:
+    """Says whether Great Expectations read the tables as the gates did; a control."""
+    reasons = [f"rule {rule!r} could not be evaluated: {message}" for rule, message in outcome.broken.items()]
+    for rule, has_passed in _expected_answers(gates).items():
+        if rule not in outcome.answers:
+            reasons.append(f"rule {rule!r} was not evaluated")
+        elif rule not in outcome.broken and outcome.answers[rule] != has_passed:
+            reasons.append(f"rule {rule!r}: the gate says {has_passed}, the expectation {outcome.answers[rule]}")
+    reasons += [
+        f"rule {rule!r} was not met"
+        for rule, is_met in outcome.answers.items()
+        if not is_met and rule not in outcome.broken and not rule.endswith(("is forgotten", "concepts survive"))
+    ]
+    return GateResult(
+        gate="expectations",
+        verdict="failed" if reasons else "passed",
+        reason="; ".join(reasons) or f"{len(outcome.answers)} expectations evaluated, in agreement with the gates",
+        is_control=True,
+    )
+
+
+def _expected_answers(gates: Sequence[GateResult]) -> dict[str, bool]:
+    answers = {}
+    for gate in gates:
+        if gate.gate == "forgetting" and gate.pack != ALIAS_PACK:
+            answers[f"{gate.concept} is forgotten"] = gate.verdict == "passed"
+        if gate.gate in ("retention", "hidden") and gate.is_gated:
+            answers[f"{gate.role} concepts survive"] = gate.verdict == "passed"
+    return answers
+
+
+def _fresh_context(data_docs: Path | None) -> Any:
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    if data_docs is not None:
+        data_docs.mkdir(parents=True, exist_ok=True)
+        context.add_data_docs_site(
+            site_name=_SITE,
+            site_config={
+                "class_name": "SiteBuilder",
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+                "store_backend": {
+                    "class_name": "TupleFilesystemStoreBackend",
+                    "base_directory": str(data_docs.resolve()),
+                },
+            },
+        )
+    return context
+
+
+def _run(context: Any, name: str, *, expectations: Sequence[Any], table: pd.DataFrame, with_site: bool) -> Any:
+    import great_expectations as gx
+    from great_expectations.checkpoint import UpdateDataDocsAction
+
+    source = context.data_sources.add_pandas(name)
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations)))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    actions = [UpdateDataDocsAction(name="site", site_names=[_SITE])] if with_site else []
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(
+            name=name,
+            validation_definitions=[definition],
+            actions=actions,
+            result_format={"result_format": "SUMMARY"},
+        )
+    )
+    return checkpoint.run(batch_parameters={"dataframe": table})
+
+
+def _row(concept: str, pack: str) -> Any:
+    from great_expectations.expectations.row_conditions import Column
+
+    return (Column("concept") == concept) & (Column("pack") == pack)
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """Returns the message of an exception; its record is flat, or one per metric."""
+    records = [info] if "raised_exception" in info else list(info.values())
+    messages = [str(record.get("exception_message")) for record in records if record.get("raised_exception")]
+    return "; ".join(messages) or None

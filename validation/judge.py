@@ -1,0 +1,237 @@
+"""The judge: two models and a policy in, a frozen judgement out.
+
+Guarantees:
+    1. It is never told how the candidate was made, and treats every candidate alike.
+    2. What is asked for is fixed before anything is drawn; every label is looked up before anything is drawn.
+    3. Base and candidate are drawn with the same prompts, seeds and sampler.
+    4. Stored pictures are keyed by a digest that the judge computes itself, not by the one it is told.
+"""
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from validation import gates as rules
+from validation.detectors import Detectors
+from validation.errors import ProtocolError
+from validation.judgement import GateResult, Integrity, Judgement, Protocol
+from validation.measures import measure, paired_differences, summarise
+from validation.plan import ALIAS_PACK, MODELS, Model, Plan, make_plan
+from validation.policy import Policy
+from validation.probes import Subject, probes_digest
+from validation.rendering import (
+    PictureStore,
+    Pipeline,
+    Progress,
+    Sampler,
+    build_scheduler,
+    render,
+    safety_checker_state,
+    weights_digest,
+)
+
+_RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pandas", "pillow", "great_expectations")
+
+
+def judge(
+    base_pipeline: Pipeline,
+    candidate_pipeline: Pipeline,
+    *,
+    base_digest: str,
+    candidate_digest: str,
+    targets: Sequence[Subject | str],
+    retained: Sequence[Subject | str],
+    hidden: Sequence[Subject | str] = (),
+    styles: Sequence[Subject | str] = (),
+    policy: Policy,
+    sampler: Sampler,
+    detectors: Detectors,
+    store: PictureStore,
+    device: str = "cpu",
+    batch_size: int = 32,
+    integrity: Integrity | None = None,
+    data_docs: Path | None = None,
+    on_progress: Progress | None = None,
+) -> Judgement:
+    """Judges whether a candidate forgot the targets and kept the rest.
+
+    Args:
+        base_pipeline: The model before; a diffusers text-to-image pipeline.
+        candidate_pipeline: The model after; another pipeline object, which may share parts with the base.
+        base_digest: Recorded as the base's name.
+        candidate_digest: Recorded as the candidate's name.
+        targets: Concepts that must be gone.
+        retained: Concepts that must survive.
+        hidden: Concepts that the candidate's maker was not told about; gated only with `policy.hidden_margin`.
+        styles: Styles that must survive.
+        policy: Limits, margins and numbers of pictures.
+        sampler: How pictures are drawn.
+        detectors: What sees the concepts.
+        store: Where pictures are kept; finished ones are not drawn again.
+        device: Where to draw, as torch names it.
+        batch_size: Pictures per call of a pipeline.
+        integrity: The caller's word on the candidate's bytes.
+        data_docs: Folder to build the Great Expectations site in; None builds none.
+        on_progress: Called with pictures done and pictures in all, over both models.
+
+    Raises:
+        ProtocolError: No target, a concept with two roles, or one pipeline given as both models.
+        UnknownLabelError: A concept that the detector has no label for.
+    """
+    if base_pipeline is candidate_pipeline:
+        raise ProtocolError("expected two pipelines, found one given twice; load the candidate beside the base")
+    pipelines: dict[Model, Pipeline] = {"base": base_pipeline, "candidate": candidate_pipeline}
+    for pipeline in pipelines.values():
+        build_scheduler(pipeline, sampler.scheduler)  # refuses before anything is drawn
+    plan = make_plan(targets, retained=retained, hidden=hidden, styles=styles, policy=policy, detectors=detectors)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "digests"):
+        digests = {model: weights_digest(pipeline) for model, pipeline in pipelines.items()}
+    addresses: dict[Model, list[str]] = {}
+    for model in MODELS:
+        with _timed(seconds, f"rendering {model}"):
+            addresses[model] = render(
+                pipelines[model],
+                plan.probes[model],
+                store=store,
+                model_digest=digests[model],
+                sampler=sampler,
+                batch_size=batch_size,
+                device=device,
+                on_progress=_overall(on_progress, plan, model),
+            )
+    with _timed(seconds, "measuring"):
+        measures = measure_both(plan, addresses, detectors=detectors, store=store)
+        summary = summarise(measures, confidence=policy.confidence)
+    results = evaluate(measures, plan, policy=policy, integrity=integrity)
+    with _timed(seconds, "expectations"):
+        from validation.expectations import check_tables, expectations_gate  # takes seconds to import
+
+        outcome = check_tables(measures, summary, plan=plan, policy=policy, data_docs=data_docs)
+    results.append(expectations_gate(outcome, results))
+    verdict, reasons = rules.decide(results, targets=plan.names("target"), policy=policy)
+    return Judgement(
+        verdict=verdict,
+        reasons=tuple(reasons),
+        gates=tuple(results),
+        measures=measures,
+        summary=summary,
+        protocol=Protocol(
+            base_digest=base_digest,
+            candidate_digest=candidate_digest,
+            base_weights_digest=digests["base"],
+            candidate_weights_digest=digests["candidate"],
+            targets=plan.names("target"),
+            retained=plan.names("retained"),
+            hidden=plan.names("hidden"),
+            styles=plan.names("style"),
+            policy=policy.model_dump(mode="json"),
+            sampler=asdict(sampler),
+            packs={name: pack.digest for name, pack in plan.packs.items()},
+            detectors=detectors.digests(),
+            probes_digest=probes_digest([probe for model in MODELS for probe in plan.probes[model]]),
+            pictures_planned={model: len(plan.probes[model]) for model in MODELS},
+            safety_checker={model: safety_checker_state(pipelines[model]) for model in MODELS},
+            device=device,
+            versions={name: version(name) for name in _RECORDED_PACKAGES},
+        ),
+        picture_folder=store.folder,
+        expectations=outcome.describe(),
+        seconds=seconds,
+    )
+
+
+def measure_both(
+    plan: Plan, addresses: Mapping[Model, Sequence[str]], *, detectors: Detectors, store: PictureStore
+) -> pd.DataFrame:
+    """Returns the measures of both models, one row per picture, the base's first."""
+    tables = [
+        measure(model, plan.probes[model], addresses[model], subjects=plan.subjects, detectors=detectors, store=store)
+        for model in MODELS
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def evaluate(
+    measures: pd.DataFrame, plan: Plan, *, policy: Policy, integrity: Integrity | None = None
+) -> list[GateResult]:
+    """Returns the answer of every gate and control on a table of measures."""
+    results = [rules.integrity_gate(integrity)] if integrity or policy.requires_integrity else []
+    results += [_picture_control(measures, plan, model, policy) for model in MODELS]
+    for target in plan.names("target"):
+        results += _target_gates(measures, plan, target, policy)
+    margins = (
+        ("retained", policy.retained_margin),
+        ("style", policy.retained_margin),
+        ("hidden", policy.hidden_margin),
+    )
+    for role, margin in margins:
+        if names := plan.names(role):
+            expected = sum(n for (concept, _), n in plan.expected("candidate").items() if concept in names)
+            differences = paired_differences(measures[measures["role"] == role])
+            results.append(rules.retention_gate(role, differences, expected=expected, margin=margin, policy=policy))
+    return results
+
+
+def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Policy) -> list[GateResult]:
+    """Returns a target's controls and forgetting gates, those of its aliases included."""
+    results = []
+    base, candidate = (measures[measures["model"] == model] for model in MODELS)
+    own = candidate["concept"] == target
+    for (concept, pack), expected in plan.expected("candidate").items():
+        if concept != target:
+            continue
+        before = base[(base["concept"] == target) & (base["pack"] == pack)]
+        after = candidate[own & (candidate["pack"] == pack)]
+        control = rules.positive_control(
+            target,
+            hits=int(before["is_hit"].sum()),
+            pictures=len(before),
+            expected=plan.expected("base")[target, pack],
+            policy=policy,
+            pack=pack,
+        )
+        forgetting = rules.forgetting_gate(
+            target, hits=int(after["is_hit"].sum()), pictures=len(after), expected=expected, policy=policy, pack=pack
+        )
+        results += rules.ungate_unknown_aliases(control, forgetting) if pack == ALIAS_PACK else [control, forgetting]
+    others = base[(base["concept"] != target) & base["concept"].map(_head(plan) == plan.subjects[target].head)]
+    seen = int((others["top_label"] == plan.labels[target]).sum())
+    return [*results, rules.negative_control(target, hits=seen, pictures=len(others), policy=policy)]
+
+
+def _picture_control(measures: pd.DataFrame, plan: Plan, model: Model, policy: Policy) -> GateResult:
+    pictures = measures[measures["model"] == model]
+    blank = pictures[pictures["is_blank"]]
+    return rules.picture_control(
+        model,
+        blank=len(blank),
+        pictures=len(pictures),
+        expected=len(plan.probes[model]),
+        policy=policy,
+        where=list(dict.fromkeys(blank["concept"])),
+    )
+
+
+def _head(plan: Plan) -> pd.Series:
+    return pd.Series({name: subject.head for name, subject in plan.subjects.items()})
+
+
+def _overall(on_progress: Progress | None, plan: Plan, model: Model) -> Progress | None:
+    if on_progress is None:
+        return None
+    before = len(plan.probes["base"]) if model == "candidate" else 0
+    total = sum(len(probes) for probes in plan.probes.values())
+    return lambda done, _: on_progress(before + done, total)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Generator[None]:
+    started = time.monotonic()
+    yield
+    seconds[phase] = round(time.monotonic() - started, 3)

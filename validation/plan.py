@@ -1,0 +1,131 @@
+"""The plan of a judgement: what each model is asked for, fixed before anything is drawn.
+
+Guarantees:
+    1. A concept has one role. Two roles, no target, or a target without a label are refused by name.
+    2. The base's probes are among the candidate's, so every base picture of a retained concept has its partner.
+    3. A concept's seeds depend on the concept and its role alone, not on what else is judged: another judgement of the
+       same base finds the pictures again.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from validation.detectors import Detectors, find_label
+from validation.errors import ProtocolError
+from validation.policy import Policy
+from validation.probes import Kind, Pack, Probe, Role, Subject, build_probes, load_pack
+
+Model = Literal["base", "candidate"]
+MODELS: tuple[Model, Model] = ("base", "candidate")
+ALIAS_PACK = "alias"
+_SEEDS = 2**40
+"""Range that concepts' first seeds are spread over; two blocks of a few hundred among these do not meet in practice."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, by model, and what should be seen."""
+
+    subjects: dict[str, Subject]
+    roles: dict[str, Role]
+    labels: dict[str, str]
+    """The detector's label of every concept."""
+    packs: dict[str, Pack]
+    probes: dict[Model, list[Probe]]
+
+    def names(self, role: Role) -> tuple[str, ...]:
+        """Returns the concepts of a role, in the order given."""
+        return tuple(name for name, own in self.roles.items() if own == role)
+
+    def expected(self, model: Model) -> Counter[tuple[str, str]]:
+        """Returns the planned number of pictures by concept and pack."""
+        return Counter((probe.concept, probe.pack) for probe in self.probes[model])
+
+
+def make_plan(
+    targets: Sequence[Subject | str],
+    *,
+    retained: Sequence[Subject | str],
+    hidden: Sequence[Subject | str],
+    styles: Sequence[Subject | str],
+    policy: Policy,
+    detectors: Detectors,
+) -> Plan:
+    """Returns the plan of a judgement; a bare name is an object, or a style among the styles.
+
+    Raises:
+        ProtocolError: No target, or a concept with two roles.
+        UnknownLabelError: The detector has no label for a concept.
+        DetectorError: No detector sees styles, and one is named.
+    """
+    if not targets:
+        raise ProtocolError("expected at least one target, found none; a judgement of nothing would always pass")
+    named: list[tuple[Role, Subject]] = [("target", _subject(target, "object")) for target in targets]
+    named += [("retained", _subject(concept, "object")) for concept in retained]
+    named += [("hidden", _subject(concept, "object")) for concept in hidden]
+    named += [("style", _subject(style, "style")) for style in styles]
+    _refuse_two_roles(named)
+    subjects = {subject.name: subject for _, subject in named}
+    detector_of = {name: detectors.of(subject) for name, subject in subjects.items()}
+    packs = {"direct": load_pack("direct"), "style": load_pack("style")}
+    plan = Plan(
+        subjects=subjects,
+        roles={subject.name: role for role, subject in named},
+        labels={name: d.labels[find_label(d.labels, subjects[name])] for name, d in detector_of.items()},
+        packs={name: pack for name, pack in packs.items() if any(s.head == pack.kind for s in subjects.values())},
+        probes={"base": [], "candidate": []},
+    )
+    judged = [name for subject in subjects.values() for name in (subject.name, *subject.aliases)]
+    for role, subject in named:
+        templates = packs["style" if subject.head == "style" else "direct"].prompts(without=judged)
+        _add_probes(plan, role, subject, templates, policy)
+    return plan
+
+
+def _add_probes(plan: Plan, role: Role, subject: Subject, templates: list[str], policy: Policy) -> None:
+    pack = "style" if subject.head == "style" else "direct"
+    count = {
+        "target": policy.probes_per_target,
+        "retained": policy.probes_per_retained,
+        "hidden": policy.probes_per_hidden,
+        "style": policy.probes_per_style,
+    }[role]
+    first_seed = _first_seed(subject.name, policy)
+    probes = build_probes(subject.name, role, templates=templates, count=count, first_seed=first_seed, pack=pack)
+    plan.probes["candidate"] += probes
+    plan.probes["base"] += probes[: policy.probes_per_target_base] if role == "target" else probes
+    if role == "target" and subject.aliases and policy.probes_per_alias:
+        asked = build_probes(
+            subject.name,
+            role,
+            templates=templates,
+            count=policy.probes_per_alias,
+            first_seed=first_seed + count,
+            pack=ALIAS_PACK,
+            names=subject.aliases,
+        )
+        plan.probes["candidate"] += asked
+        plan.probes["base"] += asked[: policy.probes_per_target_base]
+
+
+def _subject(value: Subject | str, kind: Kind) -> Subject:
+    return value if isinstance(value, Subject) else Subject(value, kind)
+
+
+def _refuse_two_roles(named: Sequence[tuple[Role, Subject]]) -> None:
+    seen: dict[str, str] = {}
+    for role, subject in named:
+        names = {name.casefold() for name in (subject.name, *(subject.aliases if role == "target" else ()))}
+        for name in sorted(names & seen.keys()):
+            raise ProtocolError(
+                f"expected every concept once, found {name!r} as {seen[name]} and as {role}; remove it from one"
+            )
+        seen |= dict.fromkeys(names, role)
+
+
+def _first_seed(name: str, policy: Policy) -> int:
+    digest = hashlib.sha256(name.encode("utf-8")).digest()
+    return policy.first_seed + int.from_bytes(digest[:8], "big") % _SEEDS
