@@ -1,0 +1,56 @@
+"""ScaPre: closed-form unlearning of concepts in text-to-image models. Weights and concepts in, a frozen edit out."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from scapre.concepts import Concept, EditSpec
+from scapre.errors import (
+    BaseMismatchError,
+    CheckpointError,
+    DialError,
+    InvalidConceptError,
+    ScaPreError,
+    SingularSystemError,
+    UnsupportedArchitectureError,
+)
+
+if TYPE_CHECKING:
+    from scapre.checkpoint import CheckpointInfo, base_digest, inspect_checkpoint, merge
+    from scapre.edit import Edit
+    from scapre.unlearning import describe_dials, unlearn
+
+__all__ = [
+    "BaseMismatchError",
+    "CheckpointError",
+    "CheckpointInfo",
+    "Concept",
+    "DialError",
+    "Edit",
+    "EditSpec",
+    "InvalidConceptError",
+    "ScaPreError",
+    "SingularSystemError",
+    "UnsupportedArchitectureError",
+    "base_digest",
+    "describe_dials",
+    "inspect_checkpoint",
+    "merge",
+    "unlearn",
+]
+
+# torch and transformers take seconds to import; whoever only names concepts need not wait for them
+_LAZY = {
+    "CheckpointInfo": "scapre.checkpoint",
+    "base_digest": "scapre.checkpoint",
+    "inspect_checkpoint": "scapre.checkpoint",
+    "merge": "scapre.checkpoint",
+    "Edit": "scapre.edit",
+    "describe_dials": "scapre.unlearning",
+    "unlearn": "scapre.unlearning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'scapre' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,186 @@
+"""What to forget and how: the values an edit is computed from.
+
+Guarantees:
+    1. A `Concept` that exists is valid; names are compared without regard to case, spacing and a plural s.
+    2. An `EditSpec` is independent of the order in which concepts and names were given.
+    3. `EditSpec.to_json` is canonical: equal specs give equal text, and `from_json` gives the spec back.
+"""
+
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, get_args
+
+from scapre.errors import InvalidConceptError
+
+Kind = Literal["object", "style", "identity", "unsafe"]
+KINDS: tuple[str, ...] = get_args(Kind)
+DialValue = str | int | float
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept to forget."""
+
+    name: str
+    """Everyday name, as one would write it in a prompt."""
+    kind: Kind = "object"
+    """Decides the sentences the name is put into."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the same thing; forgotten together with it and never retained."""
+    anchor: str | None = None
+    """What to draw instead; `None` leaves it to the method's `anchor` dial, an empty text is the empty prompt."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", _clean_name(self.name, "name of a concept"))
+        if self.kind not in KINDS:
+            raise InvalidConceptError(
+                f"concept {self.name!r}: expected a kind among {', '.join(KINDS)}, found {self.kind!r}"
+            )
+        if isinstance(self.aliases, str):
+            raise InvalidConceptError(f"concept {self.name!r}: expected aliases as a sequence of names, found one text")
+        aliases = {_clean_name(alias, f"alias of {self.name!r}") for alias in self.aliases}
+        distinct = {name_key(alias): alias for alias in sorted(aliases) if name_key(alias) != name_key(self.name)}
+        object.__setattr__(self, "aliases", tuple(sorted(distinct.values())))
+        if self.anchor is not None:
+            anchor = _clean_name(self.anchor, f"anchor of {self.name!r}") if self.anchor.strip() else ""
+            object.__setattr__(self, "anchor", anchor)
+            if name_key(anchor) in {name_key(name) for name in self.names}:
+                raise InvalidConceptError(
+                    f"concept {self.name!r}: its anchor is the concept itself; name something else"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name, then its aliases."""
+        return (self.name, *self.aliases)
+
+
+@dataclass(frozen=True)
+class EditSpec:
+    """All that decides an edit besides the base weights."""
+
+    method: str
+    """Name of the method, see `scapre.methods`."""
+    concepts: tuple[Concept, ...]
+    """What to forget, in canonical order."""
+    retain: tuple[str, ...]
+    """Every name that was retained, given or found, in canonical order."""
+    dials: Mapping[str, DialValue]
+    """Every dial of the method with the value used, defaults included."""
+    base_digest: str
+    """Digest of the weights the edit belongs to."""
+    withheld: tuple[str, ...] = ()
+    """Names the engine was told to keep out of its own vocabulary."""
+    format: int = field(default=1)
+    """Format of this record; readers keep understanding every earlier one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "concepts", canonical_concepts(self.concepts))
+        object.__setattr__(self, "retain", canonical_names(self.retain, "retained name"))
+        object.__setattr__(self, "withheld", canonical_names(self.withheld, "withheld name"))
+        object.__setattr__(self, "dials", dict(sorted(self.dials.items())))
+
+    def to_json(self) -> str:
+        """Returns the canonical JSON of the spec."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Returns the spec that `to_json` wrote."""
+        record: dict[str, Any] = json.loads(text)
+        if record.get("format") != 1:
+            raise InvalidConceptError(
+                f"expected an edit spec of format 1, found {record.get('format')!r}; update scapre"
+            )
+        concepts = [
+            Concept(entry["name"], entry["kind"], tuple(entry["aliases"]), entry["anchor"])
+            for entry in record["concepts"]
+        ]
+        return cls(
+            method=record["method"],
+            concepts=tuple(concepts),
+            retain=tuple(record["retain"]),
+            dials=record["dials"],
+            base_digest=record["base_digest"],
+            withheld=tuple(record["withheld"]),
+        )
+
+
+def canonical_json(value: object) -> str:
+    """Returns `value` as JSON with sorted keys, no spaces and no NaN, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def name_key(name: str) -> str:
+    """Returns the form in which two spellings of one name are equal."""
+    return " ".join(word_keys(name))
+
+
+def word_keys(name: str) -> tuple[str, ...]:
+    """Returns the words of `name`, lower case, hyphens opened, without a plural s."""
+    words = re.split(r"[\s\-_]+", unicodedata.normalize("NFKC", name).casefold().strip())
+    return tuple(
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words
+    )
+
+
+def canonical_names(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """Returns the distinct names in canonical order."""
+    if isinstance(names, str):
+        raise InvalidConceptError(f"expected a sequence of names, found one text for {what}: {names!r}")
+    distinct = {name_key(name): name for name in sorted((_clean_name(name, what) for name in names), reverse=True)}
+    return tuple(distinct[key] for key in sorted(distinct))
+
+
+def canonical_concepts(concepts: Iterable[Concept]) -> tuple[Concept, ...]:
+    """Returns the concepts in canonical order.
+
+    Raises:
+        InvalidConceptError: one is no `Concept`, or two share their name.
+    """
+    given = list(concepts)
+    if strangers := [concept for concept in given if not isinstance(concept, Concept)]:
+        raise InvalidConceptError(f"expected Concept objects, found {strangers[0]!r}; write Concept('name')")
+    listed = sorted(given, key=lambda concept: (name_key(concept.name), concept.name))
+    for first, second in itertools.pairwise(listed):
+        if name_key(first.name) == name_key(second.name):
+            raise InvalidConceptError(
+                f"concept {second.name!r} is listed twice; merge the two entries and their aliases"
+            )
+    return tuple(listed)
+
+
+def check_disjoint(concepts: Iterable[Concept], retain: Iterable[str], withheld: Iterable[str]) -> None:
+    """Checks that no name is asked to be forgotten and kept, or kept and withheld.
+
+    Raises:
+        InvalidConceptError: naming every contradiction.
+    """
+    targets = {name_key(name) for concept in concepts for name in concept.names}
+    kept = {name_key(name): name for name in retain}
+    if both := sorted(kept[key] for key in targets & set(kept)):
+        raise InvalidConceptError(
+            f"both to be forgotten and retained: {', '.join(both)}; take them out of one of the two"
+        )
+    if both := sorted(kept[key] for key in {name_key(name) for name in withheld} & set(kept)):
+        raise InvalidConceptError(f"both retained and withheld: {', '.join(both)}; take them out of one of the two")
+
+
+def _clean_name(name: str, what: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidConceptError(f"{what}: expected a text, found {type(name).__name__}")
+    cleaned = " ".join(unicodedata.normalize("NFC", name).split())
+    if not cleaned:
+        raise InvalidConceptError(f"{what}: expected at least one visible character, found {name!r}")
+    if len(cleaned) > LONGEST_NAME:
+        raise InvalidConceptError(
+            f"{what}: expected at most {LONGEST_NAME} characters, found {len(cleaned)}; shorten it"
+        )
+    if any(unicodedata.category(character).startswith("C") for character in cleaned):
+        raise InvalidConceptError(f"{what}: {cleaned!r} holds control characters; remove them")
+    return cleaned

@@ -1,0 +1,202 @@
+"""The frozen result: what changes in each projection, where it came from, and how to put it on and take it off.
+
+Guarantees:
+    1. Changes are stored as the bitwise exclusive or of base and edited weight, so `apply` and `revert` are exact.
+    2. `apply` refuses any base but the one the edit was computed from; `revert` refuses anything but its own result.
+    3. The saved bytes and the digest depend on spec, base and change only: no time, no place, no machine name.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from scapre.architectures import BaseModel, read_pipeline
+from scapre.architectures.base import combined_digest, tensor_digest
+from scapre.concepts import EditSpec, canonical_json
+from scapre.errors import BaseMismatchError, CheckpointError, SingularSystemError
+
+FORMAT = 1
+METADATA_KEY = "scapre"  # one key: the order of several is not reproducible in a safetensors header
+_SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A computed edit."""
+
+    spec: EditSpec
+    changes: Mapping[str, Tensor]
+    """Exclusive or of base and edited bits, per projection, as integers of the weight's width."""
+    edited_digest: str
+    """Base digest of a model that wears the edit."""
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    """What was found on the way; JSON-able. `seconds` is there only before saving."""
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the weights the edit belongs to."""
+        return self.spec.base_digest
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over spec, base digest and changes."""
+        content = {
+            "format": FORMAT,
+            "spec": self.spec.to_json(),
+            "base": self.base_digest,
+            "changes": {name: tensor_digest(self.changes[name]) for name in sorted(self.changes)},
+        }
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the edit changes no bit."""
+        return not any(bool(change.any()) for change in self.changes.values())
+
+    def apply(self, pipeline: Any) -> None:
+        """Puts the edit on `pipeline`, in place.
+
+        Raises:
+            BaseMismatchError: the pipeline's weights are not the base of this edit; nothing was changed.
+        """
+        base = read_pipeline(pipeline)
+        if base.digest != self.base_digest:
+            raise BaseMismatchError(
+                f"expected a base with digest {self.base_digest}, found {base.digest}; "
+                "load the pristine base in its own precision, or compute the edit for this one"
+            )
+        self._flip(base)
+
+    def revert(self, pipeline: Any) -> None:
+        """Takes the edit off `pipeline`, in place: the base's exact bits come back.
+
+        Raises:
+            BaseMismatchError: the pipeline does not wear exactly this edit; nothing was changed.
+        """
+        worn = read_pipeline(pipeline)
+        if worn.digest != self.edited_digest:
+            raise BaseMismatchError(
+                f"expected a model that wears this edit, digest {self.edited_digest}, found {worn.digest}; "
+                "revert what was applied after it first, or reload the base"
+            )
+        self._flip(worn)
+
+    def flip(self, name: str, weight: Tensor) -> Tensor:
+        """Returns the weight of projection `name` with the change put on (or taken off: it is its own inverse)."""
+        change = self.changes[name].to(weight.device)
+        return (weight.detach().contiguous().view(change.dtype) ^ change).view(weight.dtype)
+
+    def delta(self, name: str, base_weight: Tensor) -> Float[Tensor, "d_out d_in"]:
+        """Returns edited minus base weight of projection `name` in float64, given the base weight."""
+        return self.flip(name, base_weight).double() - base_weight.detach().double()
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the edit as one safetensors file, complete or not at all; the same edit gives the same bytes."""
+        target = Path(path)
+        content = {
+            "format": FORMAT,
+            "spec": json.loads(self.spec.to_json()),
+            "digest": self.digest,
+            "base_digest": self.base_digest,
+            "edited_digest": self.edited_digest,
+            "diagnostics": {key: value for key, value in self.diagnostics.items() if key != "seconds"},
+            "versions": {name: _version(name) for name in ("scapre", "torch", "transformers")},
+        }
+        tensors = {name: self.changes[name].cpu().contiguous() for name in sorted(self.changes)}
+        write_atomically(target, save(tensors, {METADATA_KEY: canonical_json(content)}))
+        return target
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Returns the edit saved at `path`, its digest verified.
+
+        Raises:
+            CheckpointError: the file is missing, is no edit, or was altered.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                changes = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"expected a saved edit at {path}, could not read it: {error}") from error
+        try:
+            content = json.loads(metadata.get(METADATA_KEY, "{}"))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: expected JSON in the header, found {error}; restore the file") from error
+        if content.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}")
+        spec = EditSpec.from_json(canonical_json(content["spec"]))
+        edit = cls(spec, changes, content["edited_digest"], content["diagnostics"])
+        if edit.digest != content["digest"]:
+            raise CheckpointError(
+                f"{path}: expected digest {content['digest']}, found {edit.digest}; the file was altered"
+            )
+        return edit
+
+    def _flip(self, model: BaseModel) -> None:
+        flipped = {name: self.flip(name, model.projections[name]) for name in self.changes}
+        with torch.no_grad():
+            for name, weight in flipped.items():
+                model.projections[name].copy_(weight)
+
+
+def build_edit(
+    base: BaseModel, spec: EditSpec, *, deltas: Mapping[str, Float[Tensor, "_ _"]], diagnostics: Mapping[str, Any]
+) -> Edit:
+    """Returns the edit that adds `deltas` to the base's projections, rounded to their own type.
+
+    Raises:
+        SingularSystemError: a weight would not be finite in that type.
+    """
+    changes, digests = {}, dict(base.tensor_digests)
+    for name, weight in base.projections.items():
+        held, delta = weight.detach(), deltas[name]
+        edited = (held.double() + delta).to(held.dtype)
+        edited = torch.where((delta != 0).any(dim=1, keepdim=True), edited, held)  # -0.0 + 0.0 would lose its sign bit
+        if not bool(torch.isfinite(edited).all()):
+            raise SingularSystemError(f"{name}: not finite in {held.dtype}; raise ridge or lower erasure_strength")
+        bits = _SAME_WIDTH[held.element_size()]
+        changes[name] = (held.contiguous().view(bits) ^ edited.contiguous().view(bits)).cpu()
+        digests[name] = tensor_digest(edited)
+    return Edit(spec, changes, combined_digest(digests), diagnostics)
+
+
+def write_atomically(target: Path, content: bytes) -> None:
+    """Writes `content` beside `target`, then renames: a reader sees all of it or nothing.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    partial: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            partial = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(target)
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

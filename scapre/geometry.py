@@ -1,0 +1,37 @@
+"""Geometry alignment, exact: pulls W Wᵀ towards W0 W0ᵀ without undoing erasure (ScaPre eq. 5 and 8–10).
+
+Legend: W* the weight to refine, W0 the base weight, β the strength, t = β/(1+β), R the polar factor of W0ᵀW*.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RANGE_TOLERANCE = 1e-10
+"""Singular values below this fraction of the largest count as 0."""
+
+
+def polar_isometry(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """Returns the polar factor of `matrix` as a partial isometry: it acts on the range only and is 0 elsewhere."""
+    left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
+    kept = (sigma > RANGE_TOLERANCE * sigma.max().clamp_min(torch.finfo(sigma.dtype).tiny)).to(matrix.dtype)
+    return (left * kept) @ right
+
+
+def align_geometry(
+    edited: Float[Tensor, "d_out d_in"], base: Float[Tensor, "d_out d_in"], *, strength: float
+) -> Float[Tensor, "d_out d_in"]:
+    """Returns argmin_W ‖W − W*‖² + β Bures²(W Wᵀ, W0 W0ᵀ) = (1 − t) W* + t W0 R.
+
+    R ends in the row space of W*, so W* c = 0 gives W c = 0. No rows, or β = 0, returns `edited` itself.
+    """
+    if strength == 0.0 or not len(edited):
+        return edited
+    share = strength / (1.0 + strength)
+    return (1.0 - share) * edited + share * (base @ polar_isometry(base.mT @ edited))
+
+
+def bures_squared(first: Float[Tensor, "d_out d_in"], second: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
+    """Returns Bures²(A Aᵀ, B Bᵀ) = ‖A‖² + ‖B‖² − 2 ‖AᵀB‖_nuclear = min ‖A − B Q‖² over orthogonal Q."""
+    nuclear = torch.linalg.svdvals(first.mT @ second).sum()
+    return first.square().sum() + second.square().sum() - 2.0 * nuclear

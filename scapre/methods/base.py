@@ -1,0 +1,141 @@
+"""What a method is: named dials with their equations, and a function from statistics to weight changes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scapre.concepts import DialValue
+from scapre.determinism import Stopwatch
+from scapre.errors import DialError
+from scapre.moments import Reading, Statistics
+
+
+@dataclass(frozen=True)
+class Dial:
+    """One setting of a method."""
+
+    default: DialValue
+    meaning: str
+    """What it does, with its place in the equation."""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """Words it takes; with a minimum it takes numbers as well."""
+    is_text: bool = False
+    """Takes any text."""
+
+    def accept(self, name: str, value: object) -> DialValue:
+        """Returns `value` in the dial's own type.
+
+        Raises:
+            DialError: it is of another type or out of range.
+        """
+        if isinstance(value, str) and (self.is_text or value in self.choices):
+            return value
+        if self.minimum is None or isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+            raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
+        above = self.maximum is not None and value > self.maximum
+        if not value >= self.minimum or above or value == float("inf"):
+            raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
+        if not isinstance(self.default, int):
+            return float(value)
+        if value != int(value):
+            raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
+        return int(value)
+
+    def _expected(self) -> str:
+        if self.is_text:
+            return "a text"
+        words = [repr(choice) for choice in self.choices]
+        if self.minimum is not None:
+            number = "a whole number" if isinstance(self.default, int) else "a number"
+            upper = "" if self.maximum is None else f" and at most {self.maximum:g}"
+            words.append(f"{number} of at least {self.minimum:g}{upper}")
+        return " or ".join(words)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The rows to change and what text says about them."""
+
+    base: Float[Tensor, "rows d_in"]
+    """All projections' rows on top of each other, float64."""
+    parts: Mapping[str, slice]
+    """Rows of each projection."""
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a method answers."""
+
+    delta: Float[Tensor, "rows d_in"]
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+Dials = Mapping[str, DialValue]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named way to compute an edit."""
+
+    name: str
+    summary: str
+    dials: Mapping[str, Dial]
+    solve: Callable[[Problem, Dials, Stopwatch], Solution]
+
+    def resolve(self, given: Mapping[str, object]) -> dict[str, DialValue]:
+        """Returns every dial of the method with its value, defaults included.
+
+        Raises:
+            DialError: an unknown dial, or a value out of range.
+        """
+        if unknown := sorted(set(given) - set(self.dials)):
+            raise DialError(
+                f"method {self.name} has no dial {', '.join(unknown)}; it has {', '.join(sorted(self.dials))}"
+            )
+        return {
+            name: dial.accept(name, given[name]) if name in given else dial.default
+            for name, dial in sorted(self.dials.items())
+        }
+
+
+READING_DIALS: Mapping[str, Dial] = {
+    "anchor": Dial(
+        "", "c': what targets without an anchor of their own become; empty is the empty prompt", is_text=True
+    ),
+    "slots": Dial(
+        4, "number of padding slots per prompt in S and K0, spread over the padding; 0 reads words and end only", 0
+    ),
+    "vocabulary": Dial(2000, "how many names of the engine's own vocabulary enter K0, nearest first; 0 for none", 0),
+    "neighbours": Dial(1, "number of nearest retained names a channel must tell a target from, e in d'", 1),
+    "synonym_cosine": Dial(0.9, "vocabulary entries with a higher centred cosine to a target count as synonyms", 0, 1),
+}
+"""Dials every method shares: how text is read."""
+
+
+def reading_of(dials: Dials) -> Reading:
+    """Returns the part of the dials that says how text is read."""
+    return Reading(
+        anchor=str(dials["anchor"]),
+        padding_slots=int(dials["slots"]),
+        vocabulary=int(dials["vocabulary"]),
+        neighbours=int(dials["neighbours"]),
+        synonym_cosine=float(dials["synonym_cosine"]),
+    )
+
+
+def slot_moments(statistics: Statistics) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "d_in d_in"]]:
+    """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ, each target's ω summing to 1."""
+    zero = torch.zeros_like(statistics.retained.sums["general"])
+    gram, shift = zero, zero
+    for target in statistics.targets:
+        weighted = target.weights.unsqueeze(1) * target.features
+        gram = gram + target.features.mT @ weighted
+        shift = shift + (target.anchors - target.features).mT @ weighted
+    return gram, shift

@@ -1,0 +1,148 @@
+"""The closed forms: every output row's least squares at once, in float64.
+
+Legend: W0 [rows, d_in] base weights, Δ = W − W0, G0 the regularizer, c a slot's feature, c' its anchor's, ω its weight,
+S = Σ ω c cᵀ, N = Σ ω (c' − c) cᵀ (so that V − W0 S = W0 N for responses v = W0 c'), α row weights. Minimized is
+
+    Σ_i { (w_i − w0_i)ᵀ G0 (w_i − w0_i) + Σ_k α_ik Σ_t ω_kt (w_iᵀ c_kt − w0_iᵀ c'_kt)² }
+
+Guarantees:
+    1. A row with α = 0 gets Δ = 0 exactly.
+    2. An answer is finite, or `SingularSystemError` says which dial to raise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scapre.errors import SingularSystemError
+
+WORST_CONDITION = 1e13
+"""Beyond it a float64 solution has fewer than three correct digits."""
+_CHUNK_ELEMENTS = 1 << 23
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """G0 with its Cholesky factor: G0 = L Lᵀ."""
+
+    matrix: Float[Tensor, "d_in d_in"]
+    factor: Float[Tensor, "d_in d_in"]
+    condition: float
+    """Ratio of the largest to the smallest eigenvalue."""
+
+
+@dataclass(frozen=True)
+class SlotFactors:
+    """One target's slots compressed to `rank` directions: S ≈ F Fᵀ, with the anchors turned the same way."""
+
+    features: Float[Tensor, "d_in rank"]
+    anchors: Float[Tensor, "d_in rank"]
+
+
+def factorize(matrix: Float[Tensor, "d_in d_in"]) -> Regularizer:
+    """Returns G0 with its factor.
+
+    Raises:
+        SingularSystemError: G0 is not positive definite to working precision.
+    """
+    symmetric = (matrix.double() + matrix.double().mT) / 2.0
+    if not bool(torch.isfinite(symmetric).all()):
+        raise SingularSystemError(
+            "expected finite text features, found NaN or infinity; check the text encoder's weights"
+        )
+    eigenvalues = torch.linalg.eigvalsh(symmetric)
+    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+    condition = largest / smallest if smallest > 0 else float("inf")
+    if not condition < WORST_CONDITION:
+        raise SingularSystemError(
+            f"expected a regularizer with condition below {WORST_CONDITION:.0e}, found {condition:.1e} "
+            f"(eigenvalues {smallest:.1e} to {largest:.1e}); raise the dial ridge"
+        )
+    return Regularizer(symmetric, torch.linalg.cholesky(symmetric), condition)
+
+
+def solve_shared_rows(
+    base: Float[Tensor, "rows d_in"],
+    regularizer: Regularizer,
+    *,
+    slots: Float[Tensor, "d_in d_in"],
+    shift: Float[Tensor, "d_in d_in"],
+    row_weights: Float[Tensor, " rows"],
+) -> Float[Tensor, "rows d_in"]:
+    """Returns Δ of the generalized Sylvester equation Δ G0 + diag(α) Δ S = diag(α) W0 N: all targets share row weights.
+
+    One eigendecomposition S T = G0 T Λ with Tᵀ G0 T = I, then Δ = [diag(α) W0 N T ⊘ (1 + α_i λ_j)] Tᵀ.
+    """
+    half = torch.linalg.solve_triangular(regularizer.factor, slots.double(), upper=False)
+    whitened = torch.linalg.solve_triangular(regularizer.factor, half.mT, upper=False)
+    eigenvalues, vectors = torch.linalg.eigh((whitened + whitened.mT) / 2.0)
+    basis = torch.linalg.solve_triangular(regularizer.factor.mT, vectors, upper=True)
+    alpha = row_weights.double().unsqueeze(1)
+    response = alpha * (base.double() @ (shift.double() @ basis))
+    return _finite(response / (1.0 + alpha * eigenvalues.clamp_min(0.0)) @ basis.mT)
+
+
+def compress_slots(
+    regularizer: Regularizer,
+    *,
+    features: Float[Tensor, "slots d_in"],
+    anchors: Float[Tensor, "slots d_in"],
+    weights: Float[Tensor, " slots"],
+    rank: int,
+) -> SlotFactors:
+    """Returns the `rank` combinations of one target's slots that matter most in the metric of G0.
+
+    The slots are turned by the right singular vectors of L⁻¹ C diag(√ω), an orthogonal mixing that leaves the objective
+    unchanged, and cut after `rank`: exact when `rank` reaches the number of slots.
+    """
+    root = weights.double().sqrt().unsqueeze(1)
+    columns, anchor_columns = (root * features.double()).mT, (root * anchors.double()).mT
+    whitened = torch.linalg.solve_triangular(regularizer.factor, columns, upper=False)
+    mixing = torch.linalg.svd(whitened, full_matrices=False).Vh.mT[:, :rank]
+    return SlotFactors(columns @ mixing, anchor_columns @ mixing)
+
+
+def solve_rows_per_target(
+    base: Float[Tensor, "rows d_in"],
+    regularizer: Regularizer,
+    *,
+    factors: Sequence[SlotFactors],
+    row_weights: Float[Tensor, "rows targets"],
+) -> Float[Tensor, "rows d_in"]:
+    """Returns Δ when every row has its own weight for every target.
+
+    With F, A the factors side by side, Γ = Fᵀ G0⁻¹ F, D = diag(α_i) repeated over each target's factors and
+    y_i = (A − F)ᵀ w0_i (Woodbury): δ_i = G0⁻¹ F D^½ (I + D^½ Γ D^½)⁻¹ D^½ y_i, batched over rows.
+    """
+    if not factors:
+        return torch.zeros_like(base, dtype=torch.float64)
+    stacked = torch.cat([factor.features for factor in factors], dim=1)
+    anchors = torch.cat([factor.anchors for factor in factors], dim=1)
+    ranks = torch.tensor([factor.features.shape[1] for factor in factors], device=base.device)
+    roots = row_weights.double().sqrt().repeat_interleave(ranks, dim=1)
+    solved = torch.cholesky_solve(stacked, regularizer.factor)
+    gamma = stacked.mT @ solved
+    identity = torch.eye(len(gamma), dtype=torch.float64, device=base.device)
+    wanted = base.double() @ (anchors - stacked)
+    coefficients = torch.empty_like(wanted)
+    step = max(1, _CHUNK_ELEMENTS // gamma.numel())
+    for start in range(0, len(base), step):
+        root = roots[start : start + step]
+        system = identity + root.unsqueeze(2) * gamma * root.unsqueeze(1)
+        factor, failed_at = torch.linalg.cholesky_ex(system)
+        if bool(failed_at.any()):
+            raise SingularSystemError(
+                "the rows' systems are not positive definite; raise ridge or lower erasure_strength"
+            )
+        right = (root * wanted[start : start + step]).unsqueeze(2)
+        coefficients[start : start + step] = root * torch.cholesky_solve(right, factor).squeeze(2)
+    return _finite(coefficients @ solved.mT)
+
+
+def _finite(delta: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
+    if not bool(torch.isfinite(delta).all()):
+        raise SingularSystemError("the solution is not finite; raise ridge or lower erasure_strength")
+    return delta

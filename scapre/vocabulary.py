@@ -1,0 +1,39 @@
+"""Everyday names the engine retains on its own, so that what nobody named survives as well.
+
+Guarantees:
+    1. Names of a target, and names that contain one ("black cat" for "cat"), are never proposed.
+    2. A withheld name is never proposed, nor any entry that contains it or is contained in it.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+
+from scapre.concepts import Concept, name_key, word_keys
+
+
+@cache
+def everyday_names() -> tuple[str, ...]:
+    """Returns the shipped vocabulary, in canonical order."""
+    lines = files("scapre").joinpath("vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    distinct = {name_key(line): line.strip() for line in lines if line.strip()}
+    return tuple(distinct[key] for key in sorted(distinct))
+
+
+def proposable_names(concepts: Iterable[Concept], retain: Iterable[str], withheld: Iterable[str]) -> tuple[str, ...]:
+    """Returns the vocabulary without targets, without names retained anyway and without withheld names."""
+    targets = [word_keys(name) for concept in concepts for name in concept.names]
+    hidden = [name_key(name) for name in withheld]
+    named = {name_key(name) for name in retain}
+    return tuple(
+        name
+        for name in everyday_names()
+        if name_key(name) not in named
+        and not any(_holds_words(word_keys(name), target) for target in targets)
+        # plain substrings here: what is withheld is there to be measured, so rather too strict than too lax
+        and not any(hide in name_key(name) or name_key(name) in hide for hide in hidden)
+    )
+
+
+def _holds_words(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
+    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
