@@ -1,0 +1,130 @@
+"""Locks with a lease, in the ledger's database.
+
+* At most one holder at a time, across processes and machines that share the database.
+* A lease that ran out may be taken over, so a killed holder blocks nobody for long.
+* A holder asks `ensure_held` right before each irreversible step: a lease that was lost stops it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Column, Connection, Engine, Float, String, Table, exc, insert, select, text, update
+
+from infra.database import METADATA, create_tables, reading, writing
+from infra.errors import LockHeldError
+
+PROMOTION = "promotion"
+
+LOCKS = Table(
+    "locks",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("token", String(64), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class HeldLock:
+    """A lock that was acquired; it stays held until released or until its lease runs out."""
+
+    engine: Engine
+    name: str
+    owner: str
+    token: str
+    lease_seconds: float
+
+    def ensure_held(self) -> None:
+        """Extends the lease, or stops a holder that lost it.
+
+        Raises:
+            LockHeldError: the lease ran out; whoever holds the lock now may already have acted.
+        """
+        with writing(self.engine) as connection:
+            now = _now(connection)
+            mine = (LOCKS.c.name == self.name) & (LOCKS.c.token == self.token) & (LOCKS.c.expires_at > now)
+            extended = connection.execute(update(LOCKS).where(mine).values(expires_at=now + self.lease_seconds))
+            if extended.rowcount != 1:
+                raise LockHeldError(
+                    f"expected {self.owner} to hold the {self.name} lock, found its lease of {self.lease_seconds:g} s "
+                    "over; start again from the current state"
+                )
+
+    def release(self) -> None:
+        """Gives the lock back; nothing happens when it is no longer ours."""
+        mine = (LOCKS.c.name == self.name) & (LOCKS.c.token == self.token)
+        with writing(self.engine) as connection:
+            connection.execute(update(LOCKS).where(mine).values(owner="", token="", expires_at=0.0))
+
+
+def acquire_lock(
+    engine: Engine, *, owner: str, name: str = PROMOTION, lease_seconds: float = 300.0, wait_seconds: float = 0.0
+) -> HeldLock:
+    """Returns the lock once it is ours.
+
+    Args:
+        engine: The ledger's database.
+        owner: Shown to whoever finds the lock held: an opaque run identifier, not a person's name.
+        name: Which lock.
+        lease_seconds: How long it holds without `ensure_held`.
+        wait_seconds: How long to wait for another holder.
+
+    Raises:
+        LockHeldError: another holder kept it for all of `wait_seconds`.
+    """
+    create_tables(engine, [LOCKS])
+    lock = HeldLock(engine, name, owner, secrets.token_hex(16), lease_seconds)
+    deadline = time.monotonic() + wait_seconds
+    while not _take(lock):
+        if time.monotonic() >= deadline:
+            raise LockHeldError(_who_holds(engine, name))
+        time.sleep(min(0.1, max(deadline - time.monotonic(), 0.001)))
+    return lock
+
+
+@contextmanager
+def hold_lock(
+    engine: Engine, *, owner: str, name: str = PROMOTION, lease_seconds: float = 300.0, wait_seconds: float = 0.0
+) -> Generator[HeldLock]:
+    """Holds the lock while the block runs; see `acquire_lock`."""
+    lock = acquire_lock(engine, owner=owner, name=name, lease_seconds=lease_seconds, wait_seconds=wait_seconds)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _take(lock: HeldLock) -> bool:
+    try:
+        with writing(lock.engine) as connection:
+            now = _now(connection)
+            mine = {"owner": lock.owner, "token": lock.token, "expires_at": now + lock.lease_seconds}
+            is_free = (LOCKS.c.name == lock.name) & (LOCKS.c.expires_at <= now)
+            if connection.execute(update(LOCKS).where(is_free).values(mine)).rowcount == 1:
+                return True
+            if connection.execute(select(LOCKS.c.name).where(LOCKS.c.name == lock.name)).one_or_none() is None:
+                connection.execute(insert(LOCKS).values(name=lock.name, **mine))
+                return True
+            return False
+    except exc.IntegrityError:  # a rival inserted the very first row
+        return False
+
+
+def _who_holds(engine: Engine, name: str) -> str:
+    with reading(engine) as connection:
+        row = connection.execute(select(LOCKS).where(LOCKS.c.name == name)).one_or_none()
+        left = 0.0 if row is None else max(row.expires_at - _now(connection), 0.0)
+    holder = row.owner if row is not None and row.owner else "nobody any more"
+    return f"expected the {name} lock to be free, found it held by {holder} for another {left:.0f} s; try again then"
+
+
+def _now(connection: Connection) -> float:
+    if connection.dialect.name == "sqlite":
+        return time.time()  # all users of the file share this machine's clock
+    return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())

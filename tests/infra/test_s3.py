@@ -1,0 +1,150 @@
+"""What only S3 can do wrong: cut streams, busy servers, corrupted objects, refused requests."""
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import CREDENTIALS
+
+from infra.digests import sha256_bytes, sha256_file
+from infra.errors import DigestMismatchError, NotFoundError, PermanentFailure, TransientFailure
+from infra.s3 import S3Store
+
+PART_BYTES = 5 << 20
+
+
+@pytest.fixture
+def store(s3_endpoint: str, bucket: str) -> S3Store:
+    return S3Store(bucket, endpoint=s3_endpoint, part_bytes=PART_BYTES, first_wait_seconds=0.01, **CREDENTIALS)
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Answers the first requests wrongly, then correctly."""
+
+    faults: list[str]
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        self.requests.append(self.command)
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "503":
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.send_header("ETag", '"e"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(b"x" * (100 if fault == "cut" else 1000))
+        self.close_connection = True
+
+    do_HEAD = do_GET  # noqa: N815  the name that http.server calls
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky() -> Iterator[tuple[str, type[Flaky]]]:
+    handler = type("Handler", (Flaky,), {"faults": [], "requests": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def flaky_store(endpoint: str, attempts: int) -> S3Store:
+    return S3Store("bucket", endpoint=endpoint, attempts=attempts, first_wait_seconds=0.01, **CREDENTIALS)
+
+
+def test_a_large_file_travels_in_parts_and_comes_back(store: S3Store, s3_client, tmp_path: Path):
+    source = tmp_path / "large"
+    source.write_bytes(bytes(range(256)) * (2 * PART_BYTES // 256) + b"tail")
+    digest = store.put_file("large", source)
+    head = s3_client.head_object(Bucket=store.bucket, Key="large")
+    assert head["ETag"].strip('"').endswith("-3")
+    assert head["Metadata"]["sha256"] == digest
+    assert sha256_file(store.get_file("large", tmp_path / "copy", digest=digest)) == digest
+
+
+def test_an_object_altered_on_the_server_is_refused_even_without_a_known_digest(
+    store: S3Store, s3_client, tmp_path: Path
+):
+    digest = store.put_bytes("k", b"content")
+    s3_client.put_object(Bucket=store.bucket, Key="k", Body=b"altered", Metadata={"sha256": digest})
+    with pytest.raises(DigestMismatchError, match="altered or cut short"):
+        store.get_bytes("k")
+    with pytest.raises(DigestMismatchError):
+        store.get_file("k", tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupted_file_of_a_directory_is_refused(store: S3Store, s3_client, folder: Path, tmp_path: Path):
+    store.put_directory("m", folder)
+    digest = sha256_file(folder / "unet" / "model.safetensors")
+    key = f"blobs/sha256/{digest[:2]}/{digest}"
+    s3_client.put_object(Bucket=store.bucket, Key=key, Body=b"!" * 10240)
+    with pytest.raises(DigestMismatchError, match=digest):
+        store.get_directory("m", tmp_path / "copy")
+    assert not (tmp_path / "copy" / "unet" / "model.safetensors").exists()
+
+
+def test_an_altered_manifest_is_refused(store: S3Store, s3_client, folder: Path, tmp_path: Path):
+    digest = store.put_directory("m", folder)
+    s3_client.put_object(Bucket=store.bucket, Key="m/manifest.json", Body=b'{"files":[],"format":1}')
+    with pytest.raises(DigestMismatchError, match=digest):
+        store.get_directory("m", tmp_path / "copy", digest=digest)
+
+
+def test_a_missing_bucket_is_permanent_and_named(s3_endpoint: str):
+    store = S3Store("no-such-bucket", endpoint=s3_endpoint, first_wait_seconds=0.01, **CREDENTIALS)
+    with pytest.raises(PermanentFailure, match="check bucket, credentials") as caught:
+        store.put_bytes("k", b"")
+    assert not isinstance(caught.value, NotFoundError)
+
+
+@pytest.mark.parametrize("fault", ["cut", "503"])
+def test_a_cut_stream_and_a_busy_server_are_tried_again(
+    flaky: tuple[str, type[Flaky]], fault: str, monkeypatch: pytest.MonkeyPatch
+):
+    endpoint, handler = flaky
+    handler.faults[:] = [fault]
+    assert flaky_store(endpoint, 3).get_bytes("k", digest=sha256_bytes(b"x" * 1000)) == b"x" * 1000
+    assert handler.requests == ["GET", "GET"]
+
+
+def test_a_file_whose_stream_is_cut_is_fetched_again(flaky: tuple[str, type[Flaky]], tmp_path: Path):
+    endpoint, handler = flaky
+    handler.faults[:] = ["", "", "cut"]
+    copy = flaky_store(endpoint, 3).get_file("k", tmp_path / "copy", digest=sha256_bytes(b"x" * 1000))
+    assert copy.stat().st_size == 1000
+
+
+def test_a_stream_that_is_always_cut_is_transient_after_a_bounded_number_of_attempts(flaky: tuple[str, type[Flaky]]):
+    endpoint, handler = flaky
+    handler.faults[:] = ["cut"] * 100
+    with pytest.raises(TransientFailure, match="try again"):
+        flaky_store(endpoint, 2).get_bytes("k")
+    assert len(handler.requests) == 2
+
+
+def test_wrong_content_is_not_tried_again(flaky: tuple[str, type[Flaky]]):
+    endpoint, handler = flaky
+    with pytest.raises(DigestMismatchError):
+        flaky_store(endpoint, 5).get_bytes("k", digest=sha256_bytes(b"something else"))
+    assert len(handler.requests) == 1
+
+
+def test_a_server_that_is_not_there_is_transient():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(TransientFailure, match="expected an answer from the store"):
+        flaky_store(f"http://127.0.0.1:{port}", 1).get_bytes("k")
