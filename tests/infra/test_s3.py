@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CREDENTIALS
 
 from infra.digests import sha256_bytes, sha256_file
 from infra.errors import DigestMismatchError, NotFoundError, PermanentFailure, TransientFailure
 from infra.s3 import S3Store
 
+CREDENTIALS = {"access_key_id": "test-key", "secret_access_key": "test-secret", "region": "us-east-1"}
 PART_BYTES = 5 << 20
 
 

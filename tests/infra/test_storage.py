@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import CREDENTIALS
 
 from infra import atomic
 from infra.digests import sha256_bytes, sha256_file
@@ -15,6 +14,8 @@ from infra.manifests import Manifest
 from infra.s3 import S3Store
 from infra.settings import load_settings
 from infra.storage import LocalStore, ObjectStore, open_store
+
+CREDENTIALS = {"access_key_id": "test-key", "secret_access_key": "test-secret", "region": "us-east-1"}
 
 
 @pytest.fixture(params=["local", "s3"])
