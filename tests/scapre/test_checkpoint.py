@@ -1,0 +1,206 @@
+"""Folders: looked at first, merged without side effects."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+import scapre
+from scapre import BaseMismatchError, CheckpointError, Concept, Edit, UnsupportedArchitectureError
+from scapre import checkpoint as checkpoints
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def edit(checkpoint: Path) -> Edit:
+    return scapre.unlearn(checkpoint, [Concept("cat")], ["dog"], vocabulary=0)
+
+
+def load(folder: Path) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+
+
+def test_folder_and_loaded_pipeline_have_one_digest_and_one_edit(checkpoint: Path, edit: Edit) -> None:
+    pipeline = load(checkpoint)
+    assert scapre.base_digest(checkpoint) == scapre.base_digest(pipeline) == edit.base_digest
+    assert scapre.unlearn(pipeline, [Concept("cat")], ["dog"], vocabulary=0).digest == edit.digest
+
+
+def test_info_says_what_the_checkpoint_is(checkpoint: Path) -> None:
+    info = scapre.inspect_checkpoint(checkpoint)
+    assert (info.pipeline_class, info.architecture) == ("StableDiffusionPipeline", "stable-diffusion")
+    assert (info.text_width, info.context_tokens, info.dtype) == (32, 32, "F32")
+    assert info.row_count == sum(shape[0] for shape in info.projections.values())
+    assert all(".attn2.to_" in name and shape[1] == 32 for name, shape in info.projections.items())
+
+
+def test_merge_changes_edited_tensors_only(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    before = contents(checkpoint)
+    out = scapre.merge(edit, checkpoint, tmp_path / "out")
+    after = contents(out)
+    assert contents(checkpoint) == before
+    assert set(after) == set(before)
+    assert [name for name in before if before[name] != after[name]] == [UNET]
+    length = 8 + int.from_bytes(before[UNET][:8], "little")
+    assert after[UNET][:length] == before[UNET][:length]
+    old, new = load_file(checkpoint / UNET), load_file(out / UNET)
+    changed = {f"unet.{name}" for name in old if not torch.equal(old[name], new[name])}
+    assert changed == set(edit.changes)
+
+
+def test_merged_folder_loads_with_the_same_weights_as_apply(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    out = scapre.merge(edit, checkpoint, tmp_path / "out")
+    applied, merged = load(checkpoint), load(out)
+    edit.apply(applied)
+    for name, tensor in applied.unet.state_dict().items():
+        assert torch.equal(tensor, merged.unet.state_dict()[name])
+    assert scapre.base_digest(out) == edit.edited_digest
+    edit.revert(merged)
+    assert scapre.base_digest(merged) == edit.base_digest
+
+
+def test_identity_edit_merges_into_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    edit = scapre.unlearn(checkpoint, [Concept("cat")], vocabulary=0, erasure_strength=0)
+    assert contents(scapre.merge(edit, checkpoint, tmp_path / "out")) == contents(checkpoint)
+
+
+def test_sharded_weights_and_file_metadata_survive(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint / UNET)
+    names, folder = sorted(tensors), checkpoint / "unet"
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in halves.items():
+        save_file({name: tensors[name] for name in held}, folder / file, {"format": "pt", "note": "kept"})
+    (checkpoint / UNET).unlink()
+    index = {"metadata": {}, "weight_map": {name: file for file, held in halves.items() for name in held}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    edit = scapre.unlearn(checkpoint, [Concept("cat")], vocabulary=0)
+    out = scapre.merge(edit, checkpoint, tmp_path / "out")
+    assert scapre.base_digest(out) == edit.edited_digest
+    assert b'"note":"kept"' in (out / "unet" / "a.safetensors").read_bytes()[:400]
+
+
+def test_text_encoders_of_older_releases_have_the_same_digest(checkpoint: Path) -> None:
+    digest, file = scapre.base_digest(checkpoint), checkpoint / "text_encoder" / "model.safetensors"
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    assert scapre.base_digest(checkpoint) == digest
+
+
+def test_merge_refuses_to_overwrite_and_other_bases(
+    checkpoint: Path, edit: Edit, tmp_path: Path, make_pipeline
+) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(CheckpointError, match="there already"):
+        scapre.merge(edit, checkpoint, tmp_path / "taken")
+    with pytest.raises(CheckpointError, match="outside"):
+        scapre.merge(edit, checkpoint, checkpoint / "out")
+    make_pipeline(seed=1, dtype=torch.float32).save_pretrained(tmp_path / "other")
+    with pytest.raises(BaseMismatchError, match="merge into its own base"):
+        scapre.merge(edit, tmp_path / "other", tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "other", "taken"]
+
+
+def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, edit: Edit, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.shutil, "copyfile", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*free space"):
+        scapre.merge(edit, checkpoint, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["base"]
+
+
+def test_files_are_copied_where_they_cannot_be_linked(
+    checkpoint: Path, edit: Edit, tmp_path: Path, monkeypatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(checkpoints.os, "link", no_links)
+    out = scapre.merge(edit, checkpoint, tmp_path / "out")
+    assert scapre.base_digest(out) == edit.edited_digest
+    assert not (out / "model_index.json").samefile(checkpoint / "model_index.json")
+
+
+def _edit_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def _drop_text_weight(folder: Path) -> None:
+    file = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop("final_layer_norm.bias")
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda f: (f / "unet" / "x.bin").touch(),
+            CheckpointError,
+            "pickle unet/x.bin.*convert the weights to safetensors",
+        ),
+        (lambda f: (f / "x.ckpt").touch(), CheckpointError, "pickle"),
+        (lambda f: (f / "vae" / "x.PT").touch(), CheckpointError, "pickle"),
+        (lambda f: (f / "x.pth").touch(), CheckpointError, "pickle"),
+        (lambda f: (f / "x.pkl").touch(), CheckpointError, "pickle"),
+        (lambda f: (f / "model_index.json").unlink(), CheckpointError, "model_index.json"),
+        (lambda f: (f / "model_index.json").write_text("{"), CheckpointError, "expected JSON"),
+        (lambda f: shutil.rmtree(f / "text_encoder"), CheckpointError, "text_encoder/config.json"),
+        (
+            lambda f: (f / "text_encoder" / "model.safetensors").unlink(),
+            CheckpointError,
+            "text_encoder/model.safetensors",
+        ),
+        (_drop_text_weight, CheckpointError, "lacks 1 weights, the first 'final_layer_norm.bias'"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), CheckpointError, "tokenizer"),
+        (lambda f: (f / UNET).unlink(), CheckpointError, UNET),
+        (lambda f: (f / UNET).write_bytes(b"\x10"), CheckpointError, "readable safetensors"),
+        (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-9]), CheckpointError, "readable safetensors"),
+        (
+            lambda f: _edit_json(f / "model_index.json", _class_name="FluxPipeline"),
+            UnsupportedArchitectureError,
+            "found FluxPipeline",
+        ),
+        (
+            lambda f: _edit_json(f / "text_encoder" / "config.json", architectures=["T5EncoderModel"]),
+            UnsupportedArchitectureError,
+            "found T5EncoderModel",
+        ),
+        (
+            lambda f: _edit_json(f / "unet" / "config.json", _class_name="UNet3DConditionModel"),
+            UnsupportedArchitectureError,
+            "found UNet3DConditionModel",
+        ),
+        (
+            lambda f: _edit_json(f / "unet" / "config.json", encoder_hid_dim=8),
+            UnsupportedArchitectureError,
+            "encoder_hid_dim",
+        ),
+    ],
+)
+def test_what_cannot_be_handled_is_refused_and_nothing_is_written(
+    checkpoint: Path, edit: Edit, tmp_path: Path, damage, error: type, message: str
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(error, match=message):
+        scapre.unlearn(checkpoint, [Concept("cat")], vocabulary=0)
+    with pytest.raises(error, match=message):
+        scapre.merge(edit, checkpoint, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_path_without_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a folder"):
+        scapre.inspect_checkpoint(tmp_path / "nothing")

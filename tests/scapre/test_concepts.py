@@ -1,0 +1,104 @@
+import random
+
+import pytest
+
+from scapre import Concept, EditSpec, InvalidConceptError
+from scapre.concepts import check_disjoint, name_key
+from scapre.vocabulary import everyday_names, proposable_names
+
+SPEC = EditSpec(
+    method="scapre",
+    concepts=(Concept("Van Gogh", "style", ("Vincent",), "impressionism"), Concept("cat", aliases=("kitty", "feline"))),
+    retain=("dog", "horse"),
+    dials={"ridge": 0.01, "rank": 3, "noise": "auto"},
+    base_digest="00",
+    withheld=("zebra",),
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": ""}, "at least one visible character"),
+        ({"name": "   "}, "at least one visible character"),
+        ({"name": "a\x07b"}, "control characters"),
+        ({"name": "x" * 201}, "at most 200"),
+        ({"name": 3}, "expected a text, found int"),
+        ({"name": "cat", "kind": "animal"}, "object, style, identity, unsafe"),
+        ({"name": "cat", "aliases": "kitty"}, "sequence of names"),
+        ({"name": "cat", "aliases": ("",)}, "alias of 'cat'"),
+        ({"name": "cat", "anchor": "Cats"}, "its anchor is the concept itself"),
+    ],
+)
+def test_invalid_concepts_are_refused_by_name(arguments: dict, message: str) -> None:
+    with pytest.raises(InvalidConceptError, match=message):
+        Concept(**arguments)
+
+
+def test_names_are_cleaned_and_aliases_canonical() -> None:
+    concept = Concept("  tabby   cat ", aliases=("Tiger cat", "Tabby-Cats", "Tiger  cat"))
+    assert concept.name == "tabby cat"
+    assert concept.aliases == ("Tiger cat",)
+    assert Concept("cat", anchor="  ").anchor == ""
+
+
+def test_spec_survives_json_and_is_independent_of_order() -> None:
+    assert EditSpec.from_json(SPEC.to_json()) == SPEC
+    shuffled = EditSpec(
+        method="scapre",
+        concepts=SPEC.concepts[::-1],
+        retain=("horse", "dog"),
+        dials={"noise": "auto", "rank": 3, "ridge": 0.01},
+        base_digest="00",
+        withheld=("zebra",),
+    )
+    assert shuffled.to_json() == SPEC.to_json()
+
+
+def test_spec_of_another_format_is_refused() -> None:
+    with pytest.raises(InvalidConceptError, match="format 1"):
+        EditSpec.from_json(SPEC.to_json().replace('"format":1', '"format":99'))
+
+
+def test_a_concept_listed_twice_is_refused() -> None:
+    with pytest.raises(InvalidConceptError, match="listed twice"):
+        EditSpec("scapre", (Concept("cat"), Concept("Cats")), (), {}, "00")
+
+
+@pytest.mark.parametrize(
+    ("retain", "withheld", "message"),
+    [
+        (("Cats",), (), "both to be forgotten and retained: Cats"),
+        (("kitty",), (), "kitty"),
+        (("dog",), ("dogs",), "withheld: dog"),
+    ],
+)
+def test_contradictions_are_named(retain: tuple, withheld: tuple, message: str) -> None:
+    with pytest.raises(InvalidConceptError, match=message):
+        check_disjoint([Concept("cat", aliases=("kitty",))], retain, withheld)
+
+
+def test_vocabulary_is_broad_clean_and_sorted() -> None:
+    names = everyday_names()
+    assert len(names) > 900
+    assert len({name_key(name) for name in names}) == len(names)
+    assert [name_key(name) for name in names] == sorted(name_key(name) for name in names)
+
+
+def test_vocabulary_never_proposes_targets_nor_what_contains_them() -> None:
+    names = proposable_names([Concept("bear", aliases=("tigers",))], ["lion"], [])
+    assert not {"bear", "polar bear", "teddy bear", "tiger", "lion"} & set(names)
+    assert "beard" in names
+
+
+def test_vocabulary_never_proposes_withheld_names_in_any_form() -> None:
+    names = proposable_names([], [], ["fire truck", "clock"])
+    assert not {"fire truck", "truck", "fire", "clock", "alarm clock"} & set(names)
+    assert "tractor" in names
+
+
+def test_vocabulary_does_not_depend_on_order() -> None:
+    hidden = ["clock", "fire truck", "pear"]
+    expected = proposable_names([], [], hidden)
+    random.Random(0).shuffle(hidden)
+    assert proposable_names([], [], hidden) == expected

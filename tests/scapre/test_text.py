@@ -1,0 +1,147 @@
+"""Prompts, slots, alignment and what is gathered from them."""
+
+import pytest
+import torch
+
+from scapre import Concept, InvalidConceptError
+from scapre.embeddings import EMPTY_PROMPT, TEMPLATES, PromptEncoder, TextStack, aligned_slot, concept_prompts, fill
+from scapre.moments import Reading, encode_text, gather_statistics
+
+READING = Reading(anchor="", padding_slots=3, vocabulary=0, neighbours=1, synonym_cosine=0.95)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def encoder(pipeline) -> PromptEncoder:
+    return PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
+
+
+def gather(encoder: PromptEncoder, concepts, named=(), proposable=(), reading=READING):
+    encode_text(encoder, concepts, named=named, proposable=proposable, reading=reading)
+    return gather_statistics(encoder, concepts, named=named, proposable=proposable, reading=reading, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "text"),
+    [
+        ("a photo of {a}", "cat", "a photo of a cat"),
+        ("a photo of {a}", "apple", "a photo of an apple"),
+        ("a photo of {a}", "the sea", "a photo of the sea"),
+        ("a picture in {} style", "monet", "a picture in monet style"),
+        ("{}", "curly {braces}", "curly {braces}"),
+    ],
+)
+def test_names_are_put_into_sentences(template: str, name: str, text: str) -> None:
+    assert fill(template, name).text == text
+
+
+def test_every_kind_has_sentences_and_every_alias_is_in_them() -> None:
+    for kind in TEMPLATES:
+        pairs = concept_prompts(Concept("cat", kind, ("kitten",)))
+        assert {name for _, name in pairs} == {"cat", "kitten"}
+        assert len(pairs) == 2 * len(TEMPLATES[kind])
+
+
+def test_features_are_those_of_the_pipeline(pipeline, encoder) -> None:
+    encoder.encode(["a photo of a cat", EMPTY_PROMPT])
+    expected, _ = pipeline.encode_prompt("a photo of a cat", "cpu", 1, False)
+    torch.testing.assert_close(encoder["a photo of a cat"].features, expected[0], rtol=0, atol=1e-12)
+    assert encoder["a photo of a cat"].end == 6
+    assert encoder[EMPTY_PROMPT].end == 1
+
+
+def test_each_prompt_is_encoded_once(pipeline, encoder) -> None:
+    seen = []
+    handle = pipeline.text_encoder.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    encoder.encode(["cat", "dog", "cat"])
+    encoder.encode(["dog", "apple"])
+    handle.remove()
+    assert sum(seen) == 3
+
+
+def test_slots_start_at_the_last_token_of_the_name(encoder) -> None:
+    encoder.encode(["a picture in van gogh style"])
+    filled = fill("a picture in {} style", "van gogh")
+    slot = encoder.last_token(filled.text, filled.up_to_name)
+    assert slot == 5  # start, a, picture, in, van, gogh
+    encoder.encode(["a picture in van monet style"])
+    first, second = encoder[filled.text].features, encoder["a picture in van monet style"].features
+    torch.testing.assert_close(first[:slot], second[:slot])  # what comes before never saw the name
+    assert bool(((first - second).norm(dim=1)[slot:] > 1e-3).all())  # everything after carries it
+
+
+def test_a_name_too_long_for_the_encoder_is_refused(encoder) -> None:
+    with pytest.raises(InvalidConceptError, match="shorter name"):
+        gather(encoder, [Concept("xylophone " * 6)])
+
+
+def test_padding_slots_are_spread_over_the_padding(encoder) -> None:
+    encoder.encode(["cat"])
+    prompt = encoder["cat"]
+    assert prompt.padding(0) == []
+    assert prompt.padding(1) == [prompt.end + 1]
+    assert prompt.padding(3) == [3, 17, 31]
+    assert prompt.padding(99) == list(range(3, 32))
+
+
+def test_anchor_slots_play_the_same_part(encoder) -> None:
+    encoder.encode(["a photo of a cat", "a photo of van gogh", EMPTY_PROMPT])
+    cat, gogh, empty = (encoder[text] for text in ("a photo of a cat", "a photo of van gogh", EMPTY_PROMPT))
+    assert aligned_slot(5, cat, gogh) == 5
+    assert aligned_slot(cat.end, cat, gogh) == gogh.end
+    assert aligned_slot(20, cat, gogh) == 20
+    assert [aligned_slot(slot, cat, empty) for slot in (5, 6, 20)] == [5, 6, 20]
+    encoder.encode(["cat"])
+    assert aligned_slot(5, cat, encoder["cat"]) == 1
+
+
+def test_own_anchor_goes_before_the_dial(encoder) -> None:
+    reading = Reading(anchor="object", padding_slots=0, vocabulary=0, neighbours=1, synonym_cosine=1.0)
+    statistics = gather(encoder, [Concept("cat", anchor="dog"), Concept("horse")], reading=reading)
+    dog, thing = encoder["a photo of a dog"], encoder["a photo of an object"]
+    assert any(torch.equal(row, dog.features[dog.end]) for row in statistics.targets[0].anchors)
+    assert any(torch.equal(row, thing.features[thing.end]) for row in statistics.targets[1].anchors)
+
+
+def test_weights_of_a_target_sum_to_one_whatever_its_aliases(encoder) -> None:
+    for concept in (Concept("cat"), Concept("cat", aliases=("kitten", "tabby cat"))):
+        assert float(gather(encoder, [concept]).targets[0].weights.sum()) == pytest.approx(1.0)
+
+
+def test_second_moment_is_a_mean_over_retained_slots(encoder) -> None:
+    statistics = gather(encoder, [Concept("cat")], named=("dog",))
+    rows = {"named": [], "general": []}
+    for group, prompts in (("named", ["dog", "a photo of a dog"]), ("general", [""])):
+        for text in prompts:
+            prompt = encoder[text]
+            rows[group].append(prompt.features[[*range(prompt.end + 1), *prompt.padding(3)]])
+    means = {group: torch.cat(parts).mT @ torch.cat(parts) / len(torch.cat(parts)) for group, parts in rows.items()}
+    expected = (0.45 * means["named"] + 0.1 * means["general"]) / 0.55
+    torch.testing.assert_close(statistics.retained.second_moment, expected)
+
+
+def test_nearest_names_come_first_and_near_synonyms_stay_out(encoder) -> None:
+    words = ("dog", "horse", "zebra", "apple", "pear", "guitar", "violin")
+    reading = Reading(anchor="", padding_slots=0, vocabulary=3, neighbours=2, synonym_cosine=1.0)
+    statistics = gather(encoder, [Concept("cat")], proposable=words, reading=reading)
+    assert len(statistics.retained.found) == 3
+    assert statistics.targets[0].neighbours == statistics.retained.found[:2]
+    nearest = statistics.retained.found[0]
+    strict = Reading(anchor="", padding_slots=0, vocabulary=3, neighbours=2, synonym_cosine=0.0)
+    statistics = gather(encoder, [Concept("cat")], proposable=words, reading=strict)
+    assert nearest in statistics.retained.synonyms
+    assert nearest not in statistics.retained.found
+
+
+def test_without_retained_names_the_anchor_is_neutral_and_it_is_said(encoder) -> None:
+    statistics = gather(encoder, [Concept("cat")])
+    assert statistics.targets[0].neutrals[0] is statistics.targets[0].anchors
+    assert "nothing is retained" in statistics.warnings[0]
+
+
+def test_half_precision_encoders_are_read_in_float32(make_pipeline) -> None:
+    pipeline = make_pipeline(dtype=torch.bfloat16)
+    encoder = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
+    encoder.encode(["cat"])
+    assert encoder["cat"].features.dtype == torch.float32
+    assert pipeline.text_encoder.dtype == torch.bfloat16

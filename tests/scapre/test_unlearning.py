@@ -1,0 +1,245 @@
+"""The edit as a whole: promised responses, determinism, refusal of what nobody knows."""
+
+import hashlib
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import scapre
+from scapre import Concept, DialError, Edit, InvalidConceptError, SingularSystemError, UnsupportedArchitectureError
+from scapre.embeddings import PromptEncoder, TextStack
+from scapre.methods import METHODS
+from scapre.moments import Reading, encode_text, gather_statistics
+
+CAT, GOGH = Concept("cat", aliases=("kitten",)), Concept("van gogh", "style")
+RETAIN = ("dog", "horse", "apple", "monet")
+
+
+def weights(pipeline) -> dict[str, torch.Tensor]:
+    named = pipeline.unet.named_parameters()
+    return {f"unet.{n}": p.detach().clone() for n, p in named if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+
+
+def features(pipeline, prompt: str) -> torch.Tensor:
+    with torch.no_grad():
+        return pipeline.encode_prompt(prompt, "cpu", 1, False)[0][0]
+
+
+def unlearn(pipeline, concepts=(CAT, GOGH), retain=RETAIN, method="scapre", **dials) -> Edit:
+    return scapre.unlearn(pipeline, list(concepts), list(retain), method, **{"vocabulary": 0, **dials})
+
+
+@pytest.mark.parametrize("row_weights", ["uniform", "shared", "per_target"])
+def test_target_answers_like_its_anchor_and_retained_text_as_before(make_pipeline, row_weights: str) -> None:
+    # 96 dimensions, so that two targets and four retained names have directions of their own
+    pipeline = make_pipeline(width=96)
+    before = weights(pipeline)
+    edit = unlearn(pipeline, erasure_strength=1e9, ridge=1e-5, rank=99, row_weights=row_weights, noise=1e-6, slots=1)
+    edit.apply(pipeline)
+    target, anchor, kept = (
+        features(pipeline, "a photo of a cat"),
+        features(pipeline, ""),
+        features(pipeline, "a photo of a dog"),
+    )
+    end = 6
+    for name, weight in weights(pipeline).items():
+        promised = before[name] @ anchor[end]
+        gap = (before[name] @ target[end] - promised).norm()
+        assert gap > 0.1 * promised.norm()  # the control: before the edit the answer differs
+        assert (weight @ target[end] - promised).norm() < 1e-3 * gap
+        assert (weight @ kept[end] - before[name] @ kept[end]).norm() < 2e-2 * gap
+    assert max(edit.diagnostics["residual_response"].values()) < 1e-3
+
+
+def test_retention_strength_protects_what_is_retained(pipeline) -> None:
+    changes = [
+        unlearn(pipeline, retention_strength=value, row_weights="uniform").diagnostics["retained_response"]
+        for value in (0.0, 1.0, 100.0)
+    ]
+    assert changes == sorted(changes, reverse=True)
+    assert changes[2] < 0.3 * changes[0]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_erasure_strength_zero_changes_no_bit(pipeline, method: str) -> None:
+    assert unlearn(pipeline, method=method, erasure_strength=0).is_identity
+    assert not unlearn(pipeline, method=method).is_identity
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_nothing_to_forget_changes_no_bit(pipeline, method: str) -> None:
+    edit = unlearn(pipeline, concepts=(), method=method)
+    assert edit.is_identity
+    assert edit.edited_digest == edit.base_digest
+
+
+def test_rows_below_the_floor_keep_their_bits(pipeline) -> None:
+    edit = unlearn(pipeline, floor=0.5, geometry=0.3)
+    untouched = sum(int((~change.bool()).all(dim=1).sum()) for change in edit.changes.values())
+    assert untouched == edit.diagnostics["relevance"]["untouched_rows"] > 0
+    assert unlearn(pipeline, floor=0.0).diagnostics["relevance"]["untouched_rows"] == 0
+
+
+def test_order_of_concepts_and_names_is_irrelevant(pipeline) -> None:
+    assert unlearn(pipeline).digest == unlearn(pipeline, concepts=(GOGH, CAT), retain=RETAIN[::-1]).digest
+
+
+@pytest.mark.parametrize("row_weights", ["shared", "per_target"])
+def test_number_of_threads_is_irrelevant_and_restored(pipeline, row_weights: str) -> None:
+    original = torch.get_num_threads()
+    digests = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        digests.append(unlearn(pipeline, row_weights=row_weights, geometry=0.2).digest)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(original)
+    assert digests[0] == digests[1]
+
+
+def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:
+    pipeline.text_encoder.train()
+    state, before = torch.get_rng_state(), scapre.base_digest(pipeline)
+    unlearn(pipeline)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert scapre.base_digest(pipeline) == before
+    assert pipeline.text_encoder.training
+
+
+def test_two_processes_write_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, scapre\n"
+        "concepts = [scapre.Concept('cat'), scapre.Concept('monet', 'style')]\n"
+        "scapre.unlearn(sys.argv[1], concepts, ['dog'], withheld=['zebra'], vocabulary=40).save(sys.argv[2])\n"
+    )
+    digests = set()
+    for run in range(2):
+        out = tmp_path / f"{run}.safetensors"
+        subprocess.run([sys.executable, "-c", code, str(checkpoint), str(out)], check=True, timeout=300)
+        digests.add(hashlib.sha256(out.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("dial", "values"),
+    [
+        ("erasure_strength", (0.1, 1.0)),
+        ("ridge", (0.01, 0.1)),
+        ("retention_strength", (0.5, 1.0)),
+        ("conflict_strength", (0.0, 0.5)),
+        ("noise", ("auto", 0.5)),
+        ("floor", (0.0, 0.4)),
+        ("geometry", (0.0, 0.1)),
+        ("row_weights", ("shared", "per_target", "uniform")),
+        ("rank", (1, 3)),
+        ("slots", (0, 4)),
+        ("vocabulary", (0, 5)),
+        ("neighbours", (1, 2)),
+        ("anchor", ("", "object")),
+    ],
+)
+def test_every_dial_turns_something(pipeline, dial: str, values: tuple) -> None:
+    changes = [unlearn(pipeline, **{dial: value}).changes for value in values]
+    for first, second in itertools.pairwise(changes):
+        assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_synonym_cosine_decides_what_the_vocabulary_may_keep(pipeline) -> None:
+    strict, lax = (unlearn(pipeline, vocabulary=2000, synonym_cosine=value) for value in (0.3, 1.0))
+    assert len(strict.diagnostics["retain_found"]) < len(lax.diagnostics["retain_found"])
+    assert set(strict.diagnostics["synonyms_left_out"]) & set(lax.diagnostics["retain_found"])
+
+
+def test_vocabulary_is_used_by_default_and_withheld_names_are_not_in_it(pipeline) -> None:
+    edit = scapre.unlearn(pipeline, [CAT], withheld=["clock"])
+    found = edit.diagnostics["retain_found"]
+    assert len(found) > 900
+    assert not [name for name in found if "clock" in name or name == "cat"]
+    assert set(found) <= set(edit.spec.retain)
+    assert edit.spec.withheld == ("clock",)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_diagnostics_say_what_happened(pipeline, method: str) -> None:
+    found = unlearn(pipeline, method=method).diagnostics
+    assert set(found["drift"]) == set(weights(pipeline))
+    assert set(found["residual_response"]) == {"cat", "van gogh"}
+    assert 0 < found["residual_response"]["cat"] < 1
+    assert found["condition_number"] > 1
+    assert {"encode", "statistics", "solve"} <= set(found["seconds"])
+
+
+def test_histogram_counts_every_row_and_target(pipeline) -> None:
+    edit = unlearn(pipeline)
+    rows = sum(len(change) for change in edit.changes.values())
+    assert sum(edit.diagnostics["relevance"]["information_histogram"]) == 2 * rows
+
+
+def test_uce_equals_its_formula(pipeline) -> None:
+    edit = unlearn(pipeline, method="uce", ridge=0.7, retention_strength=0.2, erasure_strength=3.0, slots=2)
+    reading = Reading(anchor="", padding_slots=2, vocabulary=0, neighbours=1, synonym_cosine=0.9)
+    encoder = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
+    concepts, named = edit.spec.concepts, edit.spec.retain
+    encode_text(encoder, concepts, named=named, proposable=(), reading=reading)
+    statistics = gather_statistics(
+        encoder, concepts, named=named, proposable=(), reading=reading, device=torch.device("cpu")
+    )
+    retained = []
+    for name in named:
+        for text in (name, f"a photo of {'an' if name[0] == 'a' else 'a'} {name}"):
+            prompt = encoder[text]
+            retained += list(prompt.features[[*range(prompt.end + 1), *prompt.padding(2)]])
+    for name, weight in weights(pipeline).items():
+        left, right = 0.7 * torch.eye(32, dtype=torch.float64), 0.7 * weight
+        for target in statistics.targets:
+            for feature, anchor in zip(target.features, target.anchors, strict=True):
+                left = left + 3.0 * torch.outer(feature, feature)
+                right = right + 3.0 * torch.outer(weight @ anchor, feature)
+        for feature in retained:
+            left = left + 0.2 * torch.outer(feature, feature)
+            right = right + 0.2 * torch.outer(weight @ feature, feature)
+        expected = torch.linalg.solve(left, right.mT).mT
+        torch.testing.assert_close(weight + edit.delta(name, weight), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"method": "magic"}, DialError, "among scapre, uce, found 'magic'"),
+        ({"strength": 1.0}, DialError, "no dial strength; it has anchor"),
+        ({"ridge": -1}, DialError, "dial ridge: expected a number of at least 0"),
+        ({"ridge": float("nan")}, DialError, "dial ridge"),
+        ({"ridge": True}, DialError, "dial ridge"),
+        ({"rank": 1.5}, DialError, "a whole number of at least 1"),
+        ({"floor": 1.5}, DialError, "at most 1"),
+        ({"noise": "loud"}, DialError, "'auto' or a number"),
+        ({"row_weights": "mine"}, DialError, "'per_target' or 'shared' or 'uniform'"),
+        ({"concepts": (CAT, Concept("Cats"))}, InvalidConceptError, "listed twice"),
+        ({"concepts": ("cat",)}, InvalidConceptError, "expected Concept objects"),
+        ({"retain": ("kitten",)}, InvalidConceptError, "both to be forgotten and retained"),
+        ({"ridge": 0, "retention_strength": 0}, SingularSystemError, "raise the dial ridge"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_a_next_step(pipeline, arguments: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        unlearn(pipeline, **arguments)
+
+
+def test_weights_that_are_not_numbers_never_come_out(pipeline) -> None:
+    pipeline.text_encoder.get_parameter("final_layer_norm.weight").data.fill_(torch.nan)
+    with pytest.raises(SingularSystemError, match="text encoder"):
+        unlearn(pipeline)
+
+
+def test_other_classes_are_refused_by_name(pipeline) -> None:
+    class StableDiffusionXLPipeline:
+        pass
+
+    with pytest.raises(UnsupportedArchitectureError, match="StableDiffusionXLPipeline"):
+        unlearn(StableDiffusionXLPipeline())
+    pipeline.text_encoder = pipeline.vae
+    with pytest.raises(UnsupportedArchitectureError, match="AutoencoderKL"):
+        unlearn(pipeline)
