@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 
 from validation.errors import DetectorError, UnknownLabelError
 from validation.probes import Subject
@@ -48,7 +49,7 @@ class ClassifierDetector:
     def __init__(self, folder: Path, head: Head = "object", *, device: str = "cpu") -> None:
         from transformers import AutoModelForImageClassification
 
-        self._model = _load(AutoModelForImageClassification, folder).to(device).eval()
+        self._model = _load_model(AutoModelForImageClassification, folder).to(device).eval()
         self._processor = _load_processor(folder)
         self._device = device
         every = [str(self._model.config.id2label[i]) for i in range(self._model.config.num_labels)]
@@ -82,9 +83,9 @@ class ImageTextDetector:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        self._model = _load(CLIPModel, folder).to(device).eval()
+        self._model = _load_model(CLIPModel, folder).to(device).eval()
         self._processor = _load_processor(folder)
-        self._tokenizer = _load(AutoTokenizer, folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._device = device
         self.name = "image-text"
         self.digest = _folder_digest(folder, "")
@@ -180,12 +181,22 @@ def _head_of(label: str) -> tuple[str, str]:
     return (head, name) if colon and head in ("object", "style") else ("object", label)
 
 
-def _load(kind: Any, folder: Path) -> Any:
-    _refuse_other_than_safetensors(folder)
+def _load_model(kind: Any, folder: Path) -> Any:
+    """Reads a model; one with weights missing would be filled up at random, and judge at random."""
+    if not folder.is_dir() or not any(folder.glob("*.safetensors")):
+        raise DetectorError(
+            f"expected a folder with weights as safetensors, found none at {folder}; a pickle is not opened, because "
+            "reading one can run code: convert it"
+        )
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise DetectorError(f"expected a detector folder of transformers, found in {folder}: {error}; check") from error
+        model, loading = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise DetectorError(f"expected a transformers model in {folder}, found: {error}; save it again") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise DetectorError(f"expected all weights in {folder}, found none for {missing[:5]}; save the model again")
+    return model
 
 
 def _load_processor(folder: Path) -> Any:
@@ -195,14 +206,6 @@ def _load_processor(folder: Path) -> Any:
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     except (OSError, ValueError) as error:
         raise DetectorError(f"expected an image processor in {folder}, found {error}; save one beside it") from error
-
-
-def _refuse_other_than_safetensors(folder: Path) -> None:
-    if not folder.is_dir() or not any(folder.glob("*.safetensors")):
-        raise DetectorError(
-            f"expected a folder with weights as safetensors, found none at {folder}; a pickle is not opened, because "
-            "reading one can run code: convert it"
-        )
 
 
 def _folder_digest(folder: Path, head: str) -> str:

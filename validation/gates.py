@@ -16,7 +16,7 @@ import pandas as pd
 from validation.judgement import GateName, GateResult, Integrity, Reason, Verdict
 from validation.measures import bound_differences
 from validation.policy import Policy
-from validation.statistics import PairedBounds, lower_bound, upper_bound
+from validation.statistics import PairedBounds, lower_bound, pictures_needed, upper_bound
 
 _WORST_CONCEPTS = 3
 
@@ -77,6 +77,9 @@ def retention_gate(
     elif margin is not None:
         verdict = _against_margin(bounds, margin)
         found += f", margin {100 * margin:.1f}{_worst(differences) if verdict != 'passed' else ''}"
+        needed = pictures_needed(0, limit=margin, confidence=policy.confidence)
+        if bounds.pairs < needed:
+            found += f"; fewer than {needed} pairs cannot show this margin even without any loss"
     return GateResult(
         gate="hidden" if role == "hidden" else "retention",
         verdict=verdict,

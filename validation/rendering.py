@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class Sampler:
             )
 
 
+_DAMAGED = (OSError, SyntaxError, ValueError, struct.error)
+"""What Pillow raises on damaged PNG files."""
+_LAST_CHUNK = b"IEND\xaeB`\x82"
+
+
 class PictureStore:
     """A folder of PNG files addressed by what decides a picture."""
 
@@ -83,10 +89,8 @@ class PictureStore:
     def holds(self, address: str, *, pixels: int) -> bool:
         """Whether an intact picture of the right size is there; a damaged one counts as absent."""
         try:
-            with Image.open(self.path(address)) as picture:
-                picture.load()  # decodes all of it, so a truncated file is found out
-                return picture.size == (pixels, pixels)
-        except (OSError, SyntaxError, ValueError, struct.error):  # what Pillow raises on damaged PNG files
+            return _decode(self.path(address)).size == (pixels, pixels)
+        except _DAMAGED:
             return False
 
     def read(self, address: str) -> Image.Image:
@@ -96,9 +100,8 @@ class PictureStore:
             RenderingError: It is absent or damaged.
         """
         try:
-            with Image.open(self.path(address)) as picture:
-                return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, struct.error) as error:
+            return _decode(self.path(address))
+        except _DAMAGED as error:
             raise RenderingError(
                 f"expected an intact picture at {self.path(address)}, found {error}; render again, only it is redrawn"
             ) from error
@@ -120,6 +123,16 @@ class PictureStore:
             Path(beside).replace(path)
         finally:
             Path(beside).unlink(missing_ok=True)
+
+
+def _decode(path: Path) -> Image.Image:
+    content = path.read_bytes()
+    if not content.endswith(_LAST_CHUNK):  # Pillow forgives a file that ends early
+        raise ValueError("a file cut short")
+    with Image.open(BytesIO(content)) as picture:
+        picture.verify()
+    with Image.open(BytesIO(content)) as picture:
+        return picture.convert("RGB")
 
 
 def render(
