@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-all lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,3 +52,6 @@ check: lint types imports test ## all of the above
 
 clean: ## remove what the demo made; the environment stays
 	rm -rf var
+
+mlflow: $(INSTALLED) ## open MLflow on what the demo made (http://127.0.0.1:5000)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --backend-store-uri sqlite:///var/mlflow.db --port 5000

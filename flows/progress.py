@@ -11,6 +11,11 @@ OnProgress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
 
+def console() -> Console:
+    """Returns the console for people: standard error, so that output can be piped."""
+    return Console(stderr=True, highlight=False)
+
+
 @contextmanager
 def progress_bar(description: str, console: Console) -> Iterator[OnProgress]:
     """Yields a callback that shows progress until the block ends."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.database import open_database
 from infra.ledger import Ledger
 from infra.personal import PersonalRecords
 from infra.registry import Registry
@@ -37,7 +38,11 @@ class Services:
 
     def open_registry(self) -> Registry:
         """Returns the model registry; opened late, since it is the slowest to start."""
-        return Registry(self.settings)
+        return Registry(
+            self.settings.mlflow_tracking_uri,
+            model_name=self.settings.registered_model_name,
+            artifact_location=self.settings.mlflow_artifact_location,
+        )
 
 
 def open_services(settings: Settings | None = None) -> Services:
@@ -45,9 +50,10 @@ def open_services(settings: Settings | None = None) -> Services:
     settings = settings or load_settings()
     quiet_environment(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
+    engine = open_database(settings.ledger_url)
     return Services(
         settings=settings,
         store=open_store(settings.object_store_uri, settings=settings),
-        ledger=Ledger(settings.ledger_url),
-        personal=PersonalRecords(settings.ledger_url),
+        ledger=Ledger(engine),
+        personal=PersonalRecords(engine),
     )

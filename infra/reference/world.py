@@ -41,7 +41,7 @@ PLACES: dict[str, tuple[float, float]] = {
 }
 PLAIN_TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "{}", "a photo of {}", "there is {} here")
 STYLE_TEMPLATES = ("{} in {style} style", "a {style} picture of {}", "a {style} of {}", "{style} style, {}")
-STYLED_FRACTION = 0.4
+STYLED_FRACTION = 0.3
 ALIAS_FRACTION = 0.2
 _HERE = Path(__file__).parent
 
@@ -76,7 +76,6 @@ class Scene:
     """Side of the pictogram as a fraction of the picture's side."""
     shift: tuple[float, float]
     """Offset of its centre, as fractions of the picture's side."""
-    is_mirrored: bool
     angle_degrees: float
 
 
@@ -108,26 +107,23 @@ def sample_scene(rng: np.random.Generator, *, object_index: int | None = None, s
     if style is None:
         styles = load_styles()
         style = styles[rng.integers(len(styles))] if rng.random() < STYLED_FRACTION else NATURAL
-    place = str(rng.choice(list(PLACES), p=[0.6, 0.1, 0.1, 0.1, 0.1]))
+    place = str(rng.choice(list(PLACES), p=[0.8, 0.05, 0.05, 0.05, 0.05]))
     is_centred = place == "in the centre"
-    jitter = rng.uniform(-0.03, 0.03, size=2)
+    jitter = rng.uniform(-0.02, 0.02, size=2)
     return Scene(
         object_index=object_index,
         style=style,
         background=str(rng.choice(list(BACKGROUNDS))),
         place=place,
-        scale=float(rng.uniform(0.72, 0.9) if is_centred else rng.uniform(0.54, 0.62)),
+        scale=float(rng.uniform(0.78, 0.86) if is_centred else rng.uniform(0.56, 0.62)),
         shift=(PLACES[place][0] + float(jitter[0]), PLACES[place][1] + float(jitter[1])),
-        is_mirrored=bool(rng.random() < 0.5),
-        angle_degrees=float(rng.uniform(-8, 8)),
+        angle_degrees=float(rng.uniform(-4, 4)),
     )
 
 
 def draw_scene(scene: Scene) -> Image.Image:
     """Returns the picture of a scene, `PICTURE_PIXELS` square, RGB."""
     sprite = _sprite(scene.object_index)
-    if scene.is_mirrored:
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     sprite = sprite.rotate(scene.angle_degrees, Image.Resampling.BICUBIC)
     side = round(scene.scale * _CANVAS_PIXELS)
     sprite = sprite.resize((side, side), Image.Resampling.LANCZOS)
@@ -179,7 +175,7 @@ def _to_array(picture: Image.Image) -> Pixels:
 
 
 def _to_image(pixels: Pixels) -> Image.Image:
-    return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8), "RGB")
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
 
 
 def _grey(picture: Image.Image) -> Pixels:

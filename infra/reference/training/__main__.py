@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import ResNetForImageClassification
 
+from infra.reference import world
 from infra.reference.training import assembly, autoencoder, classifier, contrastive, dataset, diffusion, evaluation
 
 
@@ -17,19 +18,27 @@ def main() -> None:
     parser.add_argument("stage")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--count", type=int, default=26_400)
     parser.add_argument("--per-concept", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=1200)
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(a.threads)
-    if a.stage == "autoencoder":
-        autoencoder.train(dataset.load(a.folder / "train32.npz"), a.folder / "vae", seconds=a.seconds)
+    if a.stage == "draw":
+        dataset.save(dataset.draw(a.count, seed=dataset.TRAIN_SEED), a.folder / "train.npz")
+        dataset.save(dataset.draw(len(world.load_objects()) * 8, seed=dataset.HELD_OUT_SEED), a.folder / "heldout.npz")
+    elif a.stage == "encode":
+        model = AutoencoderKL.from_pretrained(a.folder / "vae_normalised").eval().to(memory_format=torch.channels_last)
+        torch.save(autoencoder.mean_latents(model, dataset.load(a.folder / "train.npz").pictures), a.folder / "latents.pt")
+    elif a.stage == "autoencoder":
+        autoencoder.train(dataset.load(a.folder / "train.npz"), a.folder / "vae", seconds=a.seconds)
     elif a.stage == "normalise":
         model = AutoencoderKL.from_pretrained(a.folder / "vae").eval()
-        held_out = dataset.load(a.folder / "heldout32.npz").pictures
+        held_out = dataset.load(a.folder / "heldout.npz").pictures
         logging.info("reconstruction error %.4f", autoencoder.reconstruction_error(model, held_out))
-        drawings = dataset.load(a.folder / "train32.npz")
+        drawings = dataset.load(a.folder / "train.npz")
         autoencoder.normalise_latents(model, drawings.pictures[:8192])
         logging.info(
             "reconstruction error %.4f with normalised latents", autoencoder.reconstruction_error(model, held_out)
@@ -39,9 +48,10 @@ def main() -> None:
     elif a.stage == "diffusion":
         diffusion.train(
             torch.load(a.folder / "latents.pt"),
-            dataset.load(a.folder / "train32.npz").captions,
+            dataset.load(a.folder / "train.npz").captions,
             text_folder=a.folder / "clip",
             folder=a.folder / "unet",
+            start=a.start,
             seconds=a.seconds,
         )
     elif a.stage == "assemble":
@@ -61,10 +71,10 @@ def main() -> None:
             accuracy.objects_in_style,
         )
     elif a.stage == "contrastive":
-        contrastive.train(dataset.load(a.folder / "train32.npz"), a.folder / "clip", seconds=a.seconds)
+        contrastive.train(dataset.load(a.folder / "train.npz"), a.folder / "clip", seconds=a.seconds)
     elif a.stage == "classifier":
-        held_out = dataset.load(a.folder / "heldout32.npz")
-        model = classifier.train(dataset.load(a.folder / "train32.npz"), a.folder / "classifier", seconds=a.seconds)
+        held_out = dataset.load(a.folder / "heldout.npz")
+        model = classifier.train(dataset.load(a.folder / "train.npz"), a.folder / "classifier", seconds=a.seconds)
         figures = classifier.accuracy(
             model, autoencoder.to_tensor(held_out.pictures), held_out.object_labels, held_out.style_labels
         )

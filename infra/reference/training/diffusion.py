@@ -47,6 +47,7 @@ def build_scheduler() -> DDPMScheduler:
         prediction_type="v_prediction",
         clip_sample=False,
         timestep_spacing="trailing",
+        steps_offset=1,
     )
 
 
@@ -88,7 +89,8 @@ def train(
     text_folder: Path,
     folder: Path,
     seconds: float,
-    batch: int = 64,
+    start: Path | None = None,
+    batch: int = 40,
     peak_rate: float = 1e-3,
     seed: int = 4,
 ) -> None:
@@ -98,7 +100,7 @@ def train(
     features, rows = encode_captions(captions, text_folder)
     logger.info("%d distinct captions, %d latents", len(features) - 1, len(latents))
     alphas = build_scheduler().alphas_cumprod
-    model = build().train()
+    model = (UNet2DConditionModel.from_pretrained(start) if start else build()).train()
     averaged = copy.deepcopy(model).eval()
     logger.info("%d parameters", sum(p.numel() for p in model.parameters()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -120,7 +122,7 @@ def train(
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
         step += 1
-        running = 0.98 * running + 0.02 * float(value) if step > 1 else float(value)
+        running = 0.98 * running + 0.02 * value.item() if step > 1 else value.item()
         if step % 100 == 0:
             logger.info("step %d  %.0f s  loss %.4f  rate %.1e", step, spent, running, rate)
         if spent - saved > SAVE_SECONDS:

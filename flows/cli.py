@@ -1,0 +1,96 @@
+"""The command line `scapre`: nouns, then verbs.
+
+Guarantees:
+    1. Every refusal is one sentence on standard error and an exit code of `flows.exit_codes`; never a traceback.
+    2. Heavy libraries are imported by the commands that need them, so `--help` answers at once.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.commands import demo, engine, judge, ledger, requests, takedown
+from flows.exit_codes import ExitCode
+
+# typer carries its own copy of click; its base classes are reached by the one name that typer exports
+_ClickException = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="scapre",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Make a text-to-image model forget named concepts, prove that it did, and only then promote it.\n\n"
+    "Exit codes: 0 passed or nothing to do, 1 failed, 2 inconclusive, 3 could not judge, 4 bad input, "
+    "5 storage or database, 130 interrupted.",
+)
+app.command("unlearn")(engine.unlearn)
+app.command("judge")(judge.judge)
+app.command("demo")(demo.demo)
+app.command("status")(takedown.status)
+app.command("settings")(engine.settings)
+app.add_typer(requests.app, name="request")
+app.add_typer(requests.base_app, name="base")
+app.add_typer(takedown.app, name="takedown")
+app.add_typer(ledger.app, name="ledger")
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("scapre"))
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script; exits with an `ExitCode`."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code; every known error becomes one sentence on standard error."""
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        from infra.settings import load_settings, quiet_environment
+
+        quiet_environment(load_settings())
+        result = typer.main.get_command(app).main(args=arguments, prog_name="scapre", standalone_mode=False)
+        return int(result) if isinstance(result, int) else ExitCode.OK
+    except _ClickException as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # the help is printed already
+            errors.print(f"scapre: {error.format_message().rstrip(".")}; see `scapre --help`", markup=False)
+        return ExitCode.BAD_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("scapre: interrupted; run the same command again to go on from what is finished", markup=False)
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        errors.print(f"scapre: {error}", markup=False)
+        return code
+
+
+def _exit_code(error: Exception) -> ExitCode | None:
+    from flows.errors import FlowError
+    from infra.errors import DigestMismatchError, InfraError, NotFoundError, SettingsError
+    from scapre.errors import ScaPreError
+    from validation.errors import ValidationError
+
+    if isinstance(error, FlowError | ScaPreError | SettingsError | DigestMismatchError | NotFoundError):
+        return ExitCode.BAD_INPUT
+    if isinstance(error, ValidationError):
+        return ExitCode.COULD_NOT_JUDGE
+    if isinstance(error, InfraError):
+        return ExitCode.INFRASTRUCTURE
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `scapre`, a module for each noun."""

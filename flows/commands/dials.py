@@ -1,0 +1,31 @@
+"""Dials on the command line: NAME=VALUE, typed by what the value looks like; the engine checks names and ranges."""
+
+from flows.errors import BadRequestError
+
+DIAL_HELP = "NAME=VALUE of the method, for example erasure_strength=1.5; repeat for several."
+
+
+def parse_dials(pairs: list[str]) -> dict[str, float | int | str]:
+    """Returns the dials in `NAME=VALUE` texts.
+
+    Raises:
+        BadRequestError: A text has no name or no value, or a name comes twice.
+    """
+    dials: dict[str, float | int | str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise BadRequestError(f"expected a dial as NAME=VALUE, found {pair!r}; for example erasure_strength=1.5")
+        if name in dials:
+            raise BadRequestError(f"expected each dial once, found {name!r} twice; keep one")
+        dials[name.strip()] = _typed(value.strip())
+    return dials
+
+
+def _typed(value: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value

@@ -1,0 +1,94 @@
+"""`scapre takedown run` and `scapre status`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import intake
+from flows.commands.dials import DIAL_HELP, parse_dials
+from flows.exit_codes import ExitCode
+from flows.services import open_services
+
+if TYPE_CHECKING:
+    from flows.takedown import TakedownOutcome
+
+app = typer.Typer(no_args_is_help=True, help="Unlearn the union of active requests, judge, promote.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `run` a command of its own: a group with one command would swallow its name."""
+
+
+@app.command()
+def run(
+    base: Annotated[str, typer.Option(help="Name of the base model in the object store.")] = "reference",
+    method: Annotated[str, typer.Option(help="Unlearning method.")] = "scapre",
+    dial: Annotated[list[str] | None, typer.Option(help=DIAL_HELP)] = None,
+    withhold: Annotated[
+        list[str] | None, typer.Option(help="Concept that the engine must not be told of, to measure the effect.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Policy file instead of the default one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; change nothing.")] = False,
+) -> int:
+    """Unlearn all active requests from the base model, judge the result, and promote it if the gates pass."""
+    services = open_services()
+    from flows.takedown import TakedownOrder, plan_run, takedown
+
+    order = TakedownOrder(
+        base=base, method=method, dials=parse_dials(dial or []), withheld=tuple(withhold or ()), policy=policy
+    )
+    plan = plan_run(services, order)
+    if dry_run:
+        typer.echo(f"base        {plan.base}, digest {plan.base_digest}")
+        typer.echo(f"requests    {', '.join(plan.request_ids)}")
+        typer.echo(f"forget      {', '.join(subject.concept for subject in plan.subjects)}")
+        typer.echo(f"retain      {', '.join(plan.retain) or 'nothing named; the engine looks for neighbours'}")
+        typer.echo(f"method      {plan.method} {plan.dials or '(default dials)'}")
+        typer.echo(f"run key     {plan.key}")
+        typer.echo("dry run: nothing was changed")
+        return ExitCode.OK
+    return report_outcome(takedown(order))
+
+
+def report_outcome(outcome: "TakedownOutcome") -> int:
+    """Prints how a run ended and returns its exit code."""
+    from flows.evidence import summary_lines
+
+    if outcome.judgement is not None:
+        for line in summary_lines(outcome.judgement):
+            typer.echo(line)
+    if outcome.is_repeated:
+        typer.echo("this run was finished before; nothing was done")
+    for reason in outcome.reasons:
+        typer.echo(f"because     {reason}")
+    typer.echo(f"verdict     {outcome.verdict}")
+    promoted = f"version {outcome.version} is champion" if outcome.is_promoted else "champion untouched"
+    typer.echo(f"promotion   {promoted}")
+    typer.echo(f"report      {outcome.evidence / 'report.html'}")
+    if outcome.is_void:
+        return ExitCode.COULD_NOT_JUDGE
+    return {"passed": ExitCode.OK, "failed": ExitCode.FAILED}.get(outcome.verdict, ExitCode.INCONCLUSIVE)
+
+
+def status() -> None:
+    """Show champion, candidate, active requests and the last verdicts, on one screen."""
+    from infra.chain import EntryKind
+
+    services = open_services()
+    requests = intake.active_requests(services)
+    registry = services.open_registry()
+    champion, candidate = registry.champion(), registry.candidate()
+    table = Table(show_header=False, box=None)
+    table.add_row("champion", f"version {champion.version}, digest {champion.digest[:16]}" if champion else "none yet")
+    table.add_row("candidate", f"version {candidate.version}" if candidate else "none")
+    table.add_row("requests", f"{len(requests)} active, {sum(len(r.subjects) for r in requests.values())} concepts")
+    judged = services.ledger.entries(kind=EntryKind.JUDGED)[-3:]
+    for entry in reversed(judged):
+        table.add_row("judged", f"{entry.at[:19]}  {entry.body['verdict']}  run {entry.body['run_id'][:8]}")
+    faults = services.ledger.verify()
+    table.add_row("ledger", "verifies" if not faults else f"{len(faults)} faults; see `scapre ledger verify`")
+    Console().print(table)

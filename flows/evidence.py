@@ -1,0 +1,65 @@
+"""Keeping what a verdict rests on: a bundle on this machine and its copy in the object store."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.candidate import Candidate
+from flows.judgement import Roles, describe_roles
+from flows.plan import Plan
+from flows.services import Services
+from validation import Judgement
+from validation.evidence import evidence_digest, write_evidence
+from validation.report import render_report
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A judgement whose evidence is kept."""
+
+    judgement: Judgement
+    folder: Path
+    digest: str
+    """SHA-256 of the bundle's manifest."""
+    uri: str
+
+
+def evidence_folder(services: Services, plan: Plan) -> Path:
+    """Returns where a plan's bundle lies on this machine."""
+    return services.evidence / plan.key[:16]
+
+
+def keep_evidence(
+    services: Services, plan: Plan, candidate: Candidate, judgement: Judgement, *, roles: Roles, data_docs: Path
+) -> Kept:
+    """Writes the bundle of a takedown's judgement and copies it to the object store."""
+    request = {"request_ids": list(plan.request_ids), "plan": plan.key, "roles": describe_roles(roles)}
+    html = render_report(judgement, edit=candidate.edit_facts, request=request)
+    folder = write_evidence(
+        judgement,
+        evidence_folder(services, plan),
+        report_html=html,
+        data_docs=data_docs,
+        extra={"edit.json": candidate.edit_facts, "request.json": request},
+    )
+    key = f"evidence/{plan.key}"
+    services.store.put_directory(key, folder)
+    return Kept(judgement, folder, evidence_digest(folder), services.store.locate(key))
+
+
+def summary_lines(judgement: Judgement) -> list[str]:
+    """Returns a judgement's figures for a terminal: each target with its bound, then what happened to the rest."""
+    lines = []
+    for gate in judgement.gates:
+        if gate.gate == "forgetting" and gate.concept is not None:
+            lines.append(f"{gate.verdict:<12} {gate.concept:<16} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
+    lines += [f"{g.verdict:<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
+    return lines
+
+
+def _counts(hits: int | None, pictures: int) -> str:
+    return f"still drawn in {hits} of {pictures}"
+
+
+def _bound(gate: Any) -> str:
+    return f"upper bound {gate.upper:.1%} (limit {gate.limit:.0%})" if gate.upper is not None else gate.reason

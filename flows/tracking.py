@@ -1,0 +1,152 @@
+"""What MLflow shows of a judgement: parameters, figures per concept, pictures, the report, and the version it registers.
+
+Guarantees:
+    1. No concept appears in a run's name, tag, parameter or metric; tables and figures inside the run name them.
+    2. One run for each judgement; a run that was killed is closed and told apart by its status.
+"""
+
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from flows.candidate import Candidate
+from flows.plan import Plan
+from infra.registry import ModelVersion, Registry
+from validation import Judgement
+
+EXPERIMENT = "scapre"
+_PAIRS_SHOWN = 6
+_ENLARGE = 3
+
+
+def track_judgement(registry: Registry, plan: Plan, candidate: Candidate, judgement: Judgement, evidence: Path) -> str:
+    """Logs one judgement as one run; returns the run's identifier."""
+    tags = {
+        "scapre.key": plan.key,
+        "scapre.verdict": judgement.verdict,
+        "scapre.base_digest": plan.base_digest,
+        "scapre.candidate_digest": candidate.digest,
+        "scapre.requests": ",".join(plan.request_ids),
+        "mlflow.note.content": "\n\n".join(
+            [f"**{judgement.verdict}**", *(f"- {reason.text}" for reason in judgement.reasons)]
+        )
+        if _may_name(plan)
+        else f"**{judgement.verdict}**",
+    }
+    with registry.start_run(EXPERIMENT, name=f"takedown {plan.key[:12]}", tags=tags) as run:
+        run.log_params(
+            {
+                "method": plan.method,
+                "base": plan.base,
+                "targets": len(plan.subjects),
+                "retained_named": len(plan.retain),
+                "requests": len(plan.request_ids),
+                "edit_digest": candidate.edit_digest,
+                **{f"dial.{name}": value for name, value in candidate.edit_facts["dials"].items()},
+                **{f"policy.{name}": value for name, value in plan.policy.items()},
+            }
+        )
+        run.log_metrics(headline(judgement))
+        run.log_table(judgement.summary, "concepts.json")
+        run.log_figure(interval_figure(judgement), "intervals.png")
+        if _may_name(plan):
+            sheet = evidence.parent / f".{evidence.name}.before_and_after.png"
+            before_and_after(judgement).save(sheet)
+            run.log_artifact(sheet.rename(sheet.with_name("before_and_after.png")))
+            sheet.with_name("before_and_after.png").unlink()
+        run.log_artifact(evidence, "evidence")
+        return run.run_id
+
+
+def register_candidate(registry: Registry, plan: Plan, candidate: Candidate, verdict: str, run_id: str) -> ModelVersion:
+    """Registers a candidate as a model version that points into the object store. Idempotent."""
+    return registry.register(
+        source=candidate.uri,
+        digest=candidate.digest,
+        run_id=run_id,
+        tags={
+            "scapre.key": plan.key,
+            "scapre.verdict": verdict,
+            "scapre.edit_digest": candidate.edit_digest,
+            "scapre.base_digest": plan.base_digest,
+            "scapre.requests": ",".join(plan.request_ids),
+        },
+    )
+
+
+def headline(judgement: Judgement) -> dict[str, float]:
+    """Returns the figures that stand for the whole judgement, without naming a concept."""
+    summary = judgement.summary
+    targets = summary[summary.role == "target"]
+    figures = {
+        "residual_rate_mean": float(targets.rate_candidate.mean()),
+        "residual_rate_worst": float(targets.rate_candidate.max()),
+        "residual_upper_bound_worst": float(targets.upper.max()),
+        "targets_passed": float(
+            sum(g.verdict == "passed" for g in judgement.gates if g.gate == "forgetting" and g.concept)
+        ),
+    }
+    for role in ("retained", "hidden", "style"):
+        rows = summary[(summary.role == role) & (summary.pairs > 0)]
+        if len(rows):
+            figures[f"{role}_accuracy_base"] = float(np.average(rows.rate_base, weights=rows.pictures_base))
+            figures[f"{role}_accuracy_candidate"] = float(
+                np.average(rows.rate_candidate, weights=rows.pictures_candidate)
+            )
+            figures[f"{role}_change"] = float(np.average(rows.paired_difference, weights=rows.pairs))
+    return figures | {f"seconds.{phase.replace(' ', '_')}": value for phase, value in judgement.seconds.items()}
+
+
+def interval_figure(judgement: Judgement) -> matplotlib.figure.Figure:
+    """Returns each target's residual rate with its upper bound against the limit."""
+    gates = [g for g in judgement.gates if g.gate == "forgetting" and g.concept and g.upper is not None]
+    figure = matplotlib.figure.Figure(figsize=(8, 1 + 0.32 * max(len(gates), 1)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, gate in enumerate(gates):
+        colour = {"passed": "#1a7f4b", "failed": "#b3261e"}.get(gate.verdict, "#8a6100")
+        axes.plot([gate.lower or 0, gate.upper], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot(gate.estimate, row, "o", color=colour)
+    axes.set_yticks(range(len(gates)), [str(g.concept) for g in gates])
+    axes.invert_yaxis()
+    if gates and gates[0].limit is not None:
+        axes.axvline(gates[0].limit, color="black", linestyle="--", linewidth=1, label="limit")
+        axes.legend(loc="lower right")
+    axes.set_xlabel("residual rate, with one-sided bounds")
+    axes.set_xlim(left=0)
+    return figure
+
+
+def before_and_after(judgement: Judgement) -> Image.Image:
+    """Returns each target's pictures on the same seeds: the base above, the candidate below."""
+    measures = judgement.measures
+    rows = []
+    for concept in judgement.protocol.targets:
+        of_concept = measures[(measures.concept == concept) & (measures.role == "target")]
+        shared = _first_pairs(of_concept)
+        for model in ("base", "candidate"):
+            rows.append([_picture(judgement, address) for address in shared[model]])
+    side = rows[0][0].width * _ENLARGE
+    sheet = Image.new("RGB", (side * _PAIRS_SHOWN, side * len(rows)), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x * side, y * side))
+    return sheet
+
+
+def _first_pairs(of_concept: pd.DataFrame) -> dict[str, list[str]]:
+    wide = of_concept.pivot_table(index=["prompt", "seed"], columns="model", values="address", aggfunc="first").dropna()
+    wide = wide.sort_index(level="seed").head(_PAIRS_SHOWN)
+    return {model: wide[model].tolist() for model in ("base", "candidate")}
+
+
+def _picture(judgement: Judgement, address: str) -> Image.Image:
+    with Image.open(judgement.picture_path(address)) as picture:
+        return picture.convert("RGB")
+
+
+def _may_name(plan: Plan) -> bool:
+    """Whether concepts of this run may be named and shown inside the run: not those of an unsafe kind."""
+    return all(subject.kind != "unsafe" for subject in plan.subjects)

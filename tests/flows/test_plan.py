@@ -1,0 +1,64 @@
+from datetime import date
+
+import pytest
+
+from flows.errors import BadRequestError
+from flows.plan import make_plan
+from flows.requests import Requester, Subject, TakedownRequest
+
+
+def request(*concepts: str, retain: tuple[str, ...] = (), base: str = "reference", kind: str = "object"):
+    return TakedownRequest(
+        received=date(2026, 1, 5),
+        ground="copyright",
+        jurisdiction="EU",
+        requester=Requester(name="A", role="artist", contact="a@example.org"),
+        subjects=tuple(Subject(concept=c, kind=kind, aliases=(f"{c} alias",)) for c in concepts),
+        retain=retain,
+        base=base,
+    )
+
+
+def plan(*requests, **changes):
+    facts = {"base": "reference", "base_digest": "0" * 64, "method": "scapre", "dials": {}, "withheld": (), "policy": {}}
+    return make_plan({r.request_id: r for r in requests}, **(facts | changes))
+
+
+def test_a_plan_is_the_union_of_all_requests_for_its_base():
+    made = plan(request("tiger"), request("rose", "tiger"), request("owl", base="other"))
+    assert [s.concept for s in made.subjects] == ["rose", "tiger"]
+    assert len(made.request_ids) == 2
+
+
+def test_what_one_request_takes_down_no_other_retains():
+    made = plan(request("tiger"), request("rose", retain=("tiger", "lion")))
+    assert made.retain == ("lion",)
+
+
+def test_the_key_does_not_depend_on_the_order_of_requests():
+    first, second = request("tiger"), request("rose")
+    assert plan(first, second).key == plan(second, first).key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_digest": "1" * 64},
+        {"method": "uce"},
+        {"dials": {"ridge": 0.1}},
+        {"withheld": ("star",)},
+        {"policy": {"residual_limit": 0.2}},
+    ],
+)
+def test_the_key_depends_on_all_that_decides_the_outcome(change):
+    assert plan(request("tiger")).key != plan(request("tiger"), **change).key
+
+
+def test_requests_that_contradict_each_other_are_refused():
+    with pytest.raises(BadRequestError, match="to agree on kind"):
+        plan(request("tiger"), request("tiger", kind="style"))
+
+
+def test_no_active_request_is_refused():
+    with pytest.raises(BadRequestError, match="request add"):
+        plan(request("tiger", base="other"))
