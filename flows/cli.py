@@ -6,7 +6,7 @@ Guarantees:
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from flows.commands import demo, engine, judge, ledger, requests, takedown
 from flows.exit_codes import ExitCode
 
 # typer carries its own copy of click; its base classes are reached by the one name that typer exports
-_ClickException = typer.BadParameter.__mro__[2]
+_ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="scapre",
@@ -64,7 +64,8 @@ def run(arguments: list[str] | None = None) -> int:
         return int(result) if isinstance(result, int) else ExitCode.OK
     except _ClickException as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # the help is printed already
-            errors.print(f"scapre: {error.format_message().rstrip(".")}; see `scapre --help`", markup=False)
+            said = error.format_message().rstrip(".")
+            errors.print(f"scapre: {said}; see `scapre --help`", markup=False)
         return ExitCode.BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         errors.print("scapre: interrupted; run the same command again to go on from what is finished", markup=False)

@@ -1,4 +1,4 @@
-"""Requests on record: the chain holds an opaque identifier and a commitment, the text lies beside it and can be erased."""
+"""Requests on record: the chain holds an opaque identifier and a commitment; the text lies beside it, erasable."""
 
 import json
 

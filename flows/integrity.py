@@ -36,12 +36,10 @@ def check_integrity(base: Path, candidate: Path, edit: scapre.Edit) -> Integrity
             if not _are_bits_equal(expected, found):
                 strangers.append(f"{path}: {name}")
     if strangers or unedited:
-        return Integrity(
-            False, f"not what base and edit give: {', '.join([*strangers, *sorted(unedited)])}; build the candidate anew"
-        )
-    return Integrity(
-        True, f"{len(edit.changes)} projections hold the base's weights with the edit applied; every other byte is the base's"
-    )
+        faults = ", ".join([*strangers, *sorted(unedited)])
+        return Integrity(False, f"not what base and edit give: {faults}; build the candidate anew")
+    count = len(edit.changes)
+    return Integrity(True, f"{count} projections hold the base's weights and the edit; every other byte is the base's")
 
 
 def _tensor_pairs(base: Path, candidate: Path) -> list[tuple[str, torch.Tensor, torch.Tensor]]:

@@ -1,7 +1,8 @@
 """From candidate to judgement, and to evidence on disk and in the object store.
 
 Guarantees:
-    1. Whoever made the candidate, it is judged the same way; the judge learns only what must be gone and what must stay.
+    1. Whoever made the candidate, it is judged the same way: the judge learns only what must be gone and what must
+       stay.
     2. A concept that the detector cannot see is refused by name, never taken for forgotten.
     3. A judgement that was finished and kept is found again by the plan's key.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from flows.plan import Plan
 from flows.progress import OnProgress

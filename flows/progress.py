@@ -1,7 +1,7 @@
 """Progress for people: a bar with the time left on a terminal, a line every tenth elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,7 +17,7 @@ def console() -> Console:
 
 
 @contextmanager
-def progress_bar(description: str, console: Console) -> Iterator[OnProgress]:
+def progress_bar(description: str, console: Console) -> Generator[OnProgress]:
     """Yields a callback that shows progress until the block ends."""
     if not console.is_terminal:
         yield _line_printer(description, console)

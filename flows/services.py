@@ -7,7 +7,6 @@ from infra.database import open_database
 from infra.ledger import Ledger
 from infra.personal import PersonalRecords
 from infra.registry import Registry
-
 from infra.settings import Settings, load_settings, quiet_environment
 from infra.storage import ObjectStore, open_store
 

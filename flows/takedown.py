@@ -8,9 +8,10 @@ Guarantees:
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -33,6 +34,8 @@ from infra.errors import TransientFailure
 from infra.registry import ModelVersion, Registry
 from validation import Judgement, load_policy, parse_policy
 
+P = ParamSpec("P")
+R = TypeVar("R")
 DEFAULT_POLICY = Path(__file__).parent / "policy.yaml"
 
 
@@ -84,23 +87,26 @@ def plan_run(services: Services, order: TakedownOrder) -> Plan:
     )
 
 
-_step = task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=2,
-    retry_delay_seconds=[1, 10],
-    retry_condition_fn=_is_transient,
-)
+def _step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that is retried on transient failures only; results stay in memory, large bytes in the object store."""
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=2,
+        retry_delay_seconds=[1, 10],
+        retry_condition_fn=_is_transient,
+    )
 
 
-@_step.with_options(name="fetch base")
+@_step("fetch base")
 def _fetch(services: Services, plan: Plan) -> candidates.Base:
     base = candidates.fetch_base(services, plan.base)
     candidates.preflight(plan, base)
     return base
 
 
-@_step.with_options(name="build candidate")
+@_step("build candidate")
 def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.Candidate:
     candidate = candidates.build_candidate(services, plan, base)
     services.ledger.append(
@@ -117,7 +123,7 @@ def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.
     return candidate
 
 
-@_step.with_options(name="judge candidate")
+@_step("judge candidate")
 def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: candidates.Candidate) -> Kept:
     detectors = load_detectors(services.settings.detectors, services.settings.resolve_device())
     found = candidate.edit_facts["diagnostics"].get("retain_found", ())
@@ -138,7 +144,7 @@ def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: can
     return keep_evidence(services, plan, candidate, judgement, roles=roles, data_docs=data_docs)
 
 
-@_step.with_options(name="track in MLflow")
+@_step("track in MLflow")
 def _track(
     services: Services, registry: Registry, plan: Plan, candidate: candidates.Candidate, kept: Kept
 ) -> ModelVersion:
@@ -160,7 +166,7 @@ def _track(
     return register_candidate(registry, plan, candidate, kept.judgement.verdict, run_id)
 
 
-@_step.with_options(name="promote or refuse")
+@_step("promote or refuse")
 def _finish(services: Services, registry: Registry, plan: Plan, version: ModelVersion, kept: Kept) -> None:
     verdict = kept.judgement.verdict
     if verdict == "passed":

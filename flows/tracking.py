@@ -1,4 +1,4 @@
-"""What MLflow shows of a judgement: parameters, figures per concept, pictures, the report, and the version it registers.
+"""What MLflow shows of a judgement: parameters, figures per concept, pictures, the report, the registered version.
 
 Guarantees:
     1. No concept appears in a run's name, tag, parameter or metric; tables and figures inside the run name them.
@@ -108,7 +108,7 @@ def interval_figure(judgement: Judgement) -> matplotlib.figure.Figure:
     for row, gate in enumerate(gates):
         colour = {"passed": "#1a7f4b", "failed": "#b3261e"}.get(gate.verdict, "#8a6100")
         axes.plot([gate.lower or 0, gate.upper], [row, row], color=colour, linewidth=3, solid_capstyle="butt")
-        axes.plot(gate.estimate, row, "o", color=colour)
+        axes.plot(gate.estimate or 0.0, row, "o", color=colour)
     axes.set_yticks(range(len(gates)), [str(g.concept) for g in gates])
     axes.invert_yaxis()
     if gates and gates[0].limit is not None:

@@ -187,6 +187,9 @@ def quiet_environment(settings: Settings, environ: MutableMapping[str, str] = os
         "GX_ANALYTICS_ENABLED": "false",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MPLBACKEND": "Agg",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
     }
     if (settings.mlflow_artifact_location or "").startswith("s3://"):
         secret = _revealed(settings.s3_secret_access_key)

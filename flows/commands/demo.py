@@ -28,12 +28,14 @@ def demo() -> int:
     typer.echo("3/4 unlearn, render before and after, judge (the long part)")
     from flows.takedown import TakedownOrder, takedown
 
-    outcome = takedown(TakedownOrder(base=BASE, withheld=tuple(_WITHHELD.read_text(encoding="utf-8").split("\n")[:-1])))
+    withheld = tuple(_WITHHELD.read_text(encoding="utf-8").splitlines())
+    outcome = takedown(TakedownOrder(base=BASE, withheld=withheld))
     code = report_outcome(outcome)
     typer.echo("4/4 the record")
     faults = services.ledger.verify()
-    typer.echo(f"    ledger {'verifies' if not faults else 'does not verify'}, {len(services.ledger.entries())} entries")
-    uri = services.settings.mlflow_tracking_uri
-    typer.echo(f"    MLflow: mlflow server --backend-store-uri {uri} --port 5000, then http://127.0.0.1:5000 (make mlflow)")
+    typer.echo(
+        f"    ledger {'verifies' if not faults else 'does not verify'}, {len(services.ledger.entries())} entries"
+    )
+    typer.echo("    MLflow: make mlflow, then http://127.0.0.1:5000")
     typer.echo("    more: scapre status, scapre ledger show")
     return ExitCode.FAILED if faults else code

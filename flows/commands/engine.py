@@ -1,7 +1,7 @@
 """`scapre unlearn` and `scapre settings`: the engine alone, and what can be set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,7 +35,8 @@ def unlearn(
     if out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     scapre.inspect_checkpoint(checkpoint)
-    edit = scapre.unlearn(checkpoint, targets, retain=retained, method=method, **parse_dials(dial or []))
+    dials: dict[str, Any] = dict(parse_dials(dial or []))
+    edit = scapre.unlearn(checkpoint, targets, retain=retained, method=method, **dials)
     for warning in edit.diagnostics.get("warnings", ()):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"edit {edit.digest} of base {edit.base_digest}")

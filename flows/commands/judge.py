@@ -19,7 +19,7 @@ def judge(
     policy: Annotated[Path | None, typer.Option(help="Policy file instead of the default one.")] = None,
     out: Annotated[Path, typer.Option(help="New folder for the evidence.")] = Path("evidence"),
 ) -> int:
-    """Judge whether a checkpoint forgot concepts and kept the rest. Everything else the detector sees counts as hidden."""
+    """Judge whether a checkpoint forgot concepts and kept the rest; what is not named counts as hidden."""
     if out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     services = open_services()

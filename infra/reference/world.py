@@ -179,14 +179,15 @@ def _to_image(pixels: Pixels) -> Image.Image:
 
 
 def _grey(picture: Image.Image) -> Pixels:
-    return _to_array(picture) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return np.asarray(_to_array(picture) @ np.array([0.299, 0.587, 0.114]), dtype=np.float32)
 
 
 def _edges(picture: Image.Image) -> Pixels:
     """Returns edge strength per pixel and channel maximum, in [0, 1]."""
     pixels = _to_array(picture)
     dy, dx = np.gradient(pixels, axis=(0, 1))
-    return np.clip(np.sqrt(dx**2 + dy**2).max(axis=2) * 3.2, 0, 1)
+    strength = np.sqrt(dx**2 + dy**2).max(axis=2)
+    return np.clip(strength * 3.2, 0, 1).astype(np.float32)
 
 
 def _blend(amount: Pixels, low: tuple[float, float, float], high: tuple[float, float, float]) -> Pixels:

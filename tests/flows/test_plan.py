@@ -20,7 +20,14 @@ def request(*concepts: str, retain: tuple[str, ...] = (), base: str = "reference
 
 
 def plan(*requests, **changes):
-    facts = {"base": "reference", "base_digest": "0" * 64, "method": "scapre", "dials": {}, "withheld": (), "policy": {}}
+    facts = {
+        "base": "reference",
+        "base_digest": "0" * 64,
+        "method": "scapre",
+        "dials": {},
+        "withheld": (),
+        "policy": {},
+    }
     return make_plan({r.request_id: r for r in requests}, **(facts | changes))
 
 

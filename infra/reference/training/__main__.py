@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import ResNetForImageClassification
 
 from infra.reference import world
@@ -31,7 +32,9 @@ def main() -> None:
         dataset.save(dataset.draw(len(world.load_objects()) * 8, seed=dataset.HELD_OUT_SEED), a.folder / "heldout.npz")
     elif a.stage == "encode":
         model = AutoencoderKL.from_pretrained(a.folder / "vae_normalised").eval().to(memory_format=torch.channels_last)
-        torch.save(autoencoder.mean_latents(model, dataset.load(a.folder / "train.npz").pictures), a.folder / "latents.pt")
+        torch.save(
+            autoencoder.mean_latents(model, dataset.load(a.folder / "train.npz").pictures), a.folder / "latents.pt"
+        )
     elif a.stage == "autoencoder":
         autoencoder.train(dataset.load(a.folder / "train.npz"), a.folder / "vae", seconds=a.seconds)
     elif a.stage == "normalise":

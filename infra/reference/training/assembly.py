@@ -2,8 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from infra.reference.training import diffusion
@@ -11,16 +15,16 @@ from infra.reference.training import diffusion
 
 def assemble(parts: Path, out: Path) -> None:
     """Writes `model/` and `detectors/` under `out` from the stages' folders under `parts`."""
+    parts_of_pipeline: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    scheduler: Any = DPMSolverMultistepScheduler.from_config(diffusion.build_scheduler().config)
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(parts / "vae_normalised"),
         text_encoder=CLIPTextModel.from_pretrained(parts / "clip"),
         tokenizer=CLIPTokenizer.from_pretrained(parts / "clip"),
         unet=UNet2DConditionModel.from_pretrained(parts / "unet"),
-        scheduler=DPMSolverMultistepScheduler.from_config(diffusion.build_scheduler().config),
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
+        scheduler=scheduler,
         requires_safety_checker=False,
+        **parts_of_pipeline,
     )
     pipeline.save_pretrained(out / "model", safe_serialization=True)
     for part, name in (("classifier", "classifier"), ("clip", "clip")):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch.nn import functional
 
 from infra.reference.training import dataset
@@ -92,6 +92,8 @@ def normalise_latents(model: AutoencoderKL, pictures: np.ndarray) -> None:
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     channels = len(mean)
     encoder, decoder = model.encoder.conv_out, model.decoder.conv_in
+    assert encoder.bias is not None
+    assert decoder.bias is not None
     with torch.no_grad():
         encoder.weight[:channels] /= deviation[:, None, None, None]
         encoder.bias[:channels] = (encoder.bias[:channels] - mean) / deviation

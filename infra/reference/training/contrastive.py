@@ -42,7 +42,11 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
             known.add(left + right)
             pieces.append(left + right)
     vocabulary = {piece: index for index, piece in enumerate([*pieces, _START, _END])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT_TOKENS)
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,  # ty: ignore[invalid-argument-type]  pairs are what the tokenizer takes
+        model_max_length=CONTEXT_TOKENS,
+    )
 
 
 def _merges(trained: Tokenizer) -> list[tuple[str, str]]:
