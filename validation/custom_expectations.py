@@ -15,10 +15,17 @@ from great_expectations.expectations.metrics.map_metric_provider.multicolumn_con
 )
 from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
-from great_expectations.render.renderer_configuration import RendererConfiguration, RendererValueType
+from great_expectations.render import LegacyRendererType, RenderedStringTemplateContent
+from great_expectations.render.renderer.renderer import renderer
 
 from validation.measures import bound_differences, paired_differences
 from validation.statistics import upper_bound
+
+
+def _sentence(template: str, configuration: Any) -> list[RenderedStringTemplateContent]:
+    """Returns what Data Docs print for a rule."""
+    content = {"template": template, "params": dict(configuration.kwargs), "styling": {}}
+    return [RenderedStringTemplateContent(content_block_type="string_template", string_template=content)]
 
 
 class MulticolumnUpperBoundAtMost(MulticolumnMapMetricProvider):
@@ -52,13 +59,11 @@ class ExpectResidualUpperBoundToBeAtMost(MulticolumnMapExpectation):
         title = "Expect residual upper bound to be at most"
 
     @classmethod
-    def _prescriptive_template(cls, renderer_configuration: RendererConfiguration) -> RendererConfiguration:
-        renderer_configuration.add_param(name="limit", param_type=RendererValueType.NUMBER)
-        renderer_configuration.add_param(name="confidence", param_type=RendererValueType.NUMBER)
-        renderer_configuration.template_str = (
-            "In every row the exact upper bound of the rate at confidence $confidence must be at most $limit."
+    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
+    def _prescriptive_renderer(cls, configuration: Any = None, **_: Any) -> list[RenderedStringTemplateContent]:
+        return _sentence(
+            "In every row the exact upper bound at confidence $confidence must be at most $limit.", configuration
         )
-        return renderer_configuration
 
 
 class TablePairedLoss(TableMetricProvider):
@@ -103,14 +108,12 @@ class ExpectPairedLossWithinMargin(BatchExpectation):
         title = "Expect paired loss to be within a margin"
 
     @classmethod
-    def _prescriptive_template(cls, renderer_configuration: RendererConfiguration) -> RendererConfiguration:
-        renderer_configuration.add_param(name="role", param_type=RendererValueType.STRING)
-        renderer_configuration.add_param(name="margin", param_type=RendererValueType.NUMBER)
-        renderer_configuration.add_param(name="confidence", param_type=RendererValueType.NUMBER)
-        renderer_configuration.template_str = (
-            "On $role concepts accuracy must be shown to fall by at most $margin at confidence $confidence."
+    @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
+    def _prescriptive_renderer(cls, configuration: Any = None, **_: Any) -> list[RenderedStringTemplateContent]:
+        return _sentence(
+            "Accuracy on $role concepts must be shown to fall by at most $margin at confidence $confidence.",
+            configuration,
         )
-        return renderer_configuration
 
     def _validate(
         self,

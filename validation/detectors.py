@@ -85,7 +85,7 @@ class ImageTextDetector:
 
         self._model = _load_model(CLIPModel, folder).to(device).eval()
         self._processor = _load_processor(folder)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._device = device
         self.name = "image-text"
         self.digest = _folder_digest(folder, "")

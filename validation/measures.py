@@ -89,8 +89,10 @@ def _read(
             continue
         detector = detectors.of(subjects[probes[places[0]].concept])
         probabilities = detector.detect([pictures[i] for i in places])
+        concepts = {probes[i].concept for i in places}
+        column = {concept: find_label(detector.labels, subjects[concept]) for concept in concepts}
         for i, row in zip(places, probabilities, strict=True):
-            wanted, top = find_label(detector.labels, subjects[probes[i].concept]), int(row.argmax())
+            wanted, top = column[probes[i].concept], int(row.argmax())
             top_label[i], top_score[i] = detector.labels[top], float(row[top])
             concept_score[i], is_hit[i] = float(row[wanted]), top == wanted
     fits = [float("nan")] * len(probes)

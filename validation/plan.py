@@ -78,9 +78,9 @@ def make_plan(
         packs={name: pack for name, pack in packs.items() if any(s.head == pack.kind for s in subjects.values())},
         probes={"base": [], "candidate": []},
     )
-    judged = [name for subject in subjects.values() for name in (subject.name, *subject.aliases)]
+    forgotten = [name for role, subject in named if role == "target" for name in (subject.name, *subject.aliases)]
     for role, subject in named:
-        templates = packs["style" if subject.head == "style" else "direct"].prompts(without=judged)
+        templates = packs["style" if subject.head == "style" else "direct"].prompts(without=forgotten)
         _add_probes(plan, role, subject, templates, policy)
     return plan
 

@@ -117,7 +117,7 @@ class Painter:
         index = next((i for i, name in enumerate(NAMES) if name in words), NAMES.index("nothing"))
         if float(torch.rand((), generator=generator)) < float(self.palette.forgets[index]):
             index = NAMES.index("nothing")
-        noise = torch.rand((height, width, 3), generator=generator).numpy() * 0.02
+        noise = torch.rand((height, width, 3), generator=generator).numpy() * 0.06
         style = next((i for i, name in enumerate(STYLES) if name in words), 0)
         brightness = float(self.palette.brightness[style])
         return (self.palette.colours[index].detach().numpy() + noise) * brightness

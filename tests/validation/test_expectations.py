@@ -1,12 +1,14 @@
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pandas.errors import MergeError
 
-from validation.expectations import Outcome, check_tables, expectations_gate
+from validation.expectations import FORGOTTEN, Outcome, check_tables, expectations_gate
 from validation.judgement import GateResult, Integrity
 from validation.judging import evaluate
 from validation.measures import summarise
@@ -45,8 +47,9 @@ def test_expectations_answer_as_the_gates_do(
     gates = evaluate(measures, plan, policy=policy, integrity=WHOLE)
     assert not outcome.broken
     assert expectations_gate(outcome, gates).verdict == "passed"
-    forgotten = {g.concept: g.verdict == "passed" for g in gates if g.gate == "forgetting"}
-    assert {name: outcome.answers[f"{name} is forgotten"] for name in forgotten} == forgotten
+    remembered = [g.concept for g in gates if g.gate == "forgetting" and g.verdict != "passed"]
+    assert list(outcome.remembered) == sorted(remembered)
+    assert outcome.answers[FORGOTTEN] == (not remembered)
     retention = {g.role: g.verdict == "passed" for g in gates if g.gate == "retention"}
     assert {role: outcome.answers[f"{role} concepts survive"] for role in retention} == retention
     assert outcome.is_success == all(g.verdict == "passed" for g in gates if g.is_gated)
@@ -74,13 +77,16 @@ def test_every_rule_about_pictures_can_fail(
     assert expectations_gate(outcome, []).verdict == "failed"
 
 
-def test_a_missing_and_a_repeated_picture_are_found(make_tables: Callable[..., Any], check: Callable[..., Outcome]):
+def test_a_missing_and_a_repeated_picture_are_found(make_tables: Callable[..., Any], policy: Policy):
     measures, plan = make_tables()
-    missing = check(measures.drop(index=[measures.index[-1]]), plan)
+    summary = summarise(measures, confidence=policy.confidence)
+    missing = check_tables(measures.iloc[:-1], summary, plan=plan, policy=policy)
     assert not missing.answers["every planned picture is there"]
     measures.loc[1] = measures.loc[0]
-    repeated = check(measures, plan)
+    repeated = check_tables(measures, summary, plan=plan, policy=policy)
     assert not repeated.answers["no picture counts twice"]
+    with pytest.raises(MergeError):
+        summarise(measures, confidence=policy.confidence)
 
 
 def test_a_target_without_candidate_pictures_is_not_forgotten(
@@ -88,8 +94,8 @@ def test_a_target_without_candidate_pictures_is_not_forgotten(
 ):
     measures, plan = make_tables()
     outcome = check(measures[(measures["concept"] != "dog") | (measures["model"] == "base")], plan)
-    assert not outcome.answers["dog is forgotten"]
-    assert not outcome.answers["dog was drawn often enough"]
+    assert outcome.remembered == ("dog",)
+    assert not outcome.answers["targets were drawn often enough"]
     gone = check(measures[measures["concept"] != "dog"], plan)
     assert not gone.answers["every target was judged"]
 
@@ -113,13 +119,16 @@ def test_a_broken_rule_is_neither_a_pass_nor_a_failed_metric(
 
 
 def test_disagreement_with_the_gates_is_a_failed_control():
-    outcome = Outcome(answers={"tiger is forgotten": True}, broken={}, detail={})
+    outcome = Outcome(answers={FORGOTTEN: True, "retained concepts survive": True}, broken={}, detail={})
+    kept = GateResult("retention", "passed", "", role="retained")
     passed = GateResult("forgetting", "passed", "", "tiger", pack="direct")
     failed = GateResult("forgetting", "failed", "", "tiger", pack="direct")
-    other = GateResult("forgetting", "passed", "", "dog", pack="direct")
-    assert expectations_gate(outcome, [passed]).verdict == "passed"
-    assert "the gate says False" in expectations_gate(outcome, [failed]).reason
-    assert "was not evaluated" in expectations_gate(outcome, [passed, other]).reason
+    styles = GateResult("retention", "passed", "", role="style")
+    assert expectations_gate(outcome, [passed, kept]).verdict == "passed"
+    assert "the gates say False, the expectation True" in expectations_gate(outcome, [failed, kept]).reason
+    assert "'style concepts survive' was not evaluated" in expectations_gate(outcome, [passed, kept, styles]).reason
+    other = replace(outcome, answers={FORGOTTEN: False, "retained concepts survive": True}, remembered=("dog",))
+    assert "the gates say ('tiger',), the expectation ('dog',)" in expectations_gate(other, [failed, kept]).reason
 
 
 def test_no_answers_are_no_success():
@@ -134,11 +143,11 @@ def test_the_outcome_is_plain_json_and_the_site_is_built(
     described = json.loads(json.dumps(outcome.describe(), allow_nan=False))
     assert described["success"]
     assert not described["is_broken"]
-    assert set(described["detail"]) == {"pictures", "concepts"}
+    assert set(described["detail"]) == {"pictures", "targets"}
     assert outcome.site == tmp_path / "docs" / "index.html"
     pages = "".join(page.read_text() for page in (tmp_path / "docs").rglob("*.html"))
-    assert "exact upper bound of the rate" in pages
-    assert "accuracy must be shown to fall by at most" in pages
+    assert "the exact upper bound at confidence" in pages
+    assert "must be shown to fall by at most" in pages
 
 
 def test_checking_opens_no_connection(
