@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-all lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-rest lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,8 +28,8 @@ demo: $(INSTALLED) ## forget ten concepts, judge, register, promote (minutes, CP
 test: $(INSTALLED) ## the fast tests (CPU, offline)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
-test-all: $(INSTALLED) ## the slow tests and the browser tests too
-	$(BIN)/python -m pytest -m "not gpu"
+test-rest: $(INSTALLED) ## the slow tests, and those that need Chromium or PostgreSQL
+	$(BIN)/python -m pytest -m "slow or browser or postgres"
 
 browser: $(INSTALLED) ## only the tests that need headless Chromium
 	$(BIN)/python -m pytest -m browser

@@ -34,7 +34,8 @@ def keep_evidence(
 ) -> Kept:
     """Writes the bundle of a takedown's judgement and copies it to the object store."""
     request = {"request_ids": list(plan.request_ids), "plan": plan.key, "roles": describe_roles(roles)}
-    html = render_report(judgement, edit=candidate.edit_facts, request=request)
+    links = {"Data Docs": "data_docs/index.html"}
+    html = render_report(judgement, edit=candidate.edit_facts, request=request, links=links)
     folder = write_evidence(
         judgement,
         evidence_folder(services, plan),

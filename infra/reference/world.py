@@ -171,7 +171,7 @@ def apply_style(picture: Image.Image, style: str) -> Image.Image:
 
 
 def _to_array(picture: Image.Image) -> Pixels:
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    return (np.asarray(picture.convert("RGB")) / 255).astype(np.float32)
 
 
 def _to_image(pixels: Pixels) -> Image.Image:

@@ -18,7 +18,7 @@ from infra.ledger import Ledger
 from infra.locks import acquire_lock, hold_lock
 from infra.personal import PersonalRecords
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.postgres
 
 
 def program(name: str) -> str | None:

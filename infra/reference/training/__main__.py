@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from transformers import ResNetForImageClassification
 
 from infra.reference import world
 from infra.reference.training import assembly, autoencoder, classifier, contrastive, dataset, diffusion, evaluation
@@ -60,19 +58,7 @@ def main() -> None:
     elif a.stage == "assemble":
         assembly.assemble(a.folder, a.out)
     elif a.stage == "evaluate":
-        pipeline = StableDiffusionPipeline.from_pretrained(a.out / "model", local_files_only=True)
-        pipeline.set_progress_bar_config(disable=True)
-        judge = ResNetForImageClassification.from_pretrained(a.out / "detectors" / "classifier").eval()
-        accuracy, pictures = evaluation.measure(pipeline, judge, per_concept=a.per_concept, seed=7)
-        evaluation.contact_sheet(pictures, a.out / "contact_sheet.png")
-        worst = sorted(accuracy.by_object.items(), key=lambda item: item[1])[:12]
-        logging.info(
-            "generated objects %.4f, worst %s; styles %s (objects in style %.3f)",
-            sum(accuracy.by_object.values()) / len(accuracy.by_object),
-            worst,
-            accuracy.by_style,
-            accuracy.objects_in_style,
-        )
+        evaluation.write_figures(a.out, per_concept=a.per_concept)
     elif a.stage == "contrastive":
         contrastive.train(dataset.load(a.folder / "train.npz"), a.folder / "clip", seconds=a.seconds)
     elif a.stage == "classifier":

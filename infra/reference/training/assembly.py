@@ -8,7 +8,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetForImageClassification
 
 from infra.reference.training import diffusion
 
@@ -27,6 +27,9 @@ def assemble(parts: Path, out: Path) -> None:
         **parts_of_pipeline,
     )
     pipeline.save_pretrained(out / "model", safe_serialization=True)
-    for part, name in (("classifier", "classifier"), ("clip", "clip")):
-        shutil.rmtree(out / "detectors" / name, ignore_errors=True)
-        shutil.copytree(parts / part, out / "detectors" / name)
+    for name, kind in (("classifier", ResNetForImageClassification), ("clip", CLIPModel)):
+        folder = out / "detectors" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(parts / name, folder)
+        # half the bytes, the same answers; whoever loads them computes in single precision
+        kind.from_pretrained(parts / name).half().save_pretrained(folder)

@@ -1,0 +1,160 @@
+"""The whole path on the reference model, as a user runs it: processes, an S3 server on loopback, a kill in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+REQUEST = {
+    "received": "2026-01-06",
+    "ground": "copyright",
+    "jurisdiction": "EU",
+    "requester": {"name": "A", "role": "artist", "contact": "a@example.org"},
+    "subjects": [{"concept": "rose", "kind": "object"}],
+    "retain": ["tulip", "sunflower", "hibiscus"],
+}
+POLICY = {
+    "probes_per_target": 32,
+    "probes_per_target_base": 4,
+    "probes_per_retained": 4,
+    "probes_per_hidden": 1,
+    "probes_per_style": 1,
+    "retained_margin": 0.5,  # a dozen pictures bound nothing tighter; the limits themselves are tested elsewhere
+}
+
+
+class Installation:
+    """One home folder and the commands run in it."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        self.environment = {**os.environ, "SCAPRE_HOME": str(home), "CI": "true", **settings}
+        self.policy = home.parent / f"{home.name}-policy.yaml"
+        self.policy.write_text(yaml.safe_dump(POLICY), encoding="utf-8")
+        self.request = home.parent / f"{home.name}-request.yaml"
+        self.request.write_text(yaml.safe_dump(REQUEST), encoding="utf-8")
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "flows.cli", *arguments]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=400)
+        return process.returncode, output, errors
+
+    def prepare(self) -> None:
+        reference = Path(__file__).parents[2] / "infra" / "reference" / "model"
+        assert self.run("base", "add", "reference", str(reference))[0] == 0
+        assert self.run("request", "add", str(self.request))[0] == 0
+
+    def takedown(self, *arguments: str) -> tuple[int, str, str]:
+        return self.run("takedown", "run", "--policy", str(self.policy), *arguments)
+
+    def kinds(self) -> list[str]:
+        output = self.run("ledger", "show", "--json")[1]
+        return [json.loads(line)["kind"] for line in output.splitlines()]
+
+    def pictures(self) -> dict[str, int]:
+        return {str(p.relative_to(self.home)): p.stat().st_mtime_ns for p in self.home.glob("pictures/**/*.png")}
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="models")
+    yield url, client
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, s3_server):
+    url, _ = s3_server
+    installation = Installation(
+        tmp_path_factory.mktemp("s3") / "home",
+        SCAPRE_OBJECT_STORE_URI="s3://models/scapre",
+        SCAPRE_S3_ENDPOINT=url,
+        SCAPRE_S3_REGION="us-east-1",
+        SCAPRE_S3_ACCESS_KEY_ID="key",
+        SCAPRE_S3_SECRET_ACCESS_KEY="secret",
+    )
+    installation.prepare()
+    return installation, installation.takedown()
+
+
+def test_a_request_becomes_a_promoted_model_with_everything_in_s3(finished, s3_server):
+    installation, (code, output, errors) = finished
+    assert code == 0, output + errors
+    assert "version 1 is champion" in output
+    assert installation.kinds() == ["request_added", "candidate_built", "judged", "promoted"]
+    assert installation.run("ledger", "verify")[0] == 0
+    _, client = s3_server
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="models")["Contents"]]
+    assert any(key.endswith("checkpoint/manifest.json") for key in keys)
+    assert any("/evidence/" in key for key in keys)
+    assert not any("rose" in key for key in keys)
+
+
+def test_a_finished_run_is_not_repeated(finished):
+    installation, _ = finished
+    before, kinds = installation.pictures(), installation.kinds()
+    code, output, _ = installation.takedown()
+    assert code == 0
+    assert "nothing was done" in output
+    assert installation.pictures() == before
+    assert installation.kinds() == kinds
+
+
+def test_a_request_that_cannot_be_met_leaves_the_champion_untouched(finished):
+    installation, _ = finished
+    code, output, errors = installation.takedown("--dial", "erasure_strength=0")
+    assert code in (1, 2), output + errors
+    assert "champion untouched" in output
+    assert installation.kinds()[-1] == "refused"
+    assert "version 1" in installation.run("status")[1]
+
+
+def test_a_dry_run_changes_nothing(finished):
+    installation, _ = finished
+    before, kinds = installation.pictures(), installation.kinds()
+    code, output, _ = installation.takedown("--dry-run", "--dial", "ridge=0.5")
+    assert code == 0
+    assert "rose" in output
+    assert installation.pictures() == before
+    assert installation.kinds() == kinds
+
+
+def test_a_killed_run_goes_on_from_the_finished_pictures(tmp_path):
+    installation = Installation(tmp_path / "home")
+    installation.prepare()
+    process = installation.start("takedown", "run", "--policy", str(installation.policy))
+    deadline = time.monotonic() + 300
+    while len(installation.pictures()) < 64 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    survivors = installation.pictures()
+    assert len(survivors) >= 64
+    assert "promoted" not in installation.kinds()
+
+    code, output, errors = installation.takedown()
+    assert code == 0, output + errors
+    assert survivors.items() <= installation.pictures().items()
+    assert installation.kinds().count("promoted") == 1
+    assert installation.run("ledger", "verify")[0] == 0
