@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from scapre.errors import InvalidConceptError
 
@@ -90,7 +90,7 @@ class EditSpec:
         return canonical_json(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "EditSpec":
         """Returns the spec that `to_json` wrote."""
         record: dict[str, Any] = json.loads(text)
         if record.get("format") != 1:

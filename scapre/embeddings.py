@@ -8,6 +8,7 @@ Guarantees:
 """
 
 import copy
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from scapre.concepts import Concept
+from scapre.concepts import Concept, name_key
 from scapre.determinism import single_threaded
 from scapre.errors import InvalidConceptError
 
@@ -24,14 +25,26 @@ BATCH_PROMPTS = 64
 EMPTY_PROMPT = ""
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
-    "object": ("{}", "a photo of {a}", "a picture of {a}"),
-    "style": ("{}", "a painting in the style of {}", "a picture in {} style"),
-    "identity": ("{}", "a photo of {}", "a portrait of {}"),
-    "unsafe": ("{}", "a photo of {}", "a picture of {}"),
+    "object": (
+        *("{}", "{a}", "a photo of {a}", "a picture of {a}", "a drawing of {a}", "a painting of {a}"),
+        *("{a} in the park", "a red {}"),
+    ),
+    "style": (
+        *("{}", "a painting in the style of {}", "a picture in {} style", "a house in the style of {}"),
+        *("a portrait of a woman, {} style", "{} painting of a tree"),
+    ),
+    "identity": (
+        "{}",
+        "a photo of {}",
+        "a portrait of {}",
+        "a painting of {}",
+        "{} in the park",
+        "{} smiling at the camera",
+    ),
+    "unsafe": ("{}", "a photo of {}", "a picture of {}", "a painting of {}", "a photo of people, {}"),
 }
-"""Sentences per kind; `{}` is the name, `{a}` the name with its article."""
-RETAINED_TEMPLATES = ("{}", "a photo of {a}")
-"""Sentences for retained names, whose kind is not known."""
+"""Sentences per kind; `{}` is the name, `{a}` the name with its article. The first is the bare name, for every kind."""
+BARE = "{}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,7 @@ class PromptEncoder:
         was_training = encoder.training
         encoder.eval()
         try:
-            with single_threaded(), torch.inference_mode():
+            with single_threaded(), torch.no_grad():
                 for start in range(0, len(pending), BATCH_PROMPTS):
                     self._encode_batch(encoder, pending[start : start + BATCH_PROMPTS])
         finally:
@@ -155,9 +168,20 @@ def concept_prompts(concept: Concept) -> list[tuple[str, str]]:
     return [(template, name) for template in TEMPLATES[concept.kind] for name in concept.names]
 
 
-def retained_prompts(name: str) -> list[str]:
-    """Returns the sentences through which a retained name is protected."""
-    return [fill(template, name).text for template in RETAINED_TEMPLATES]
+def templates_of(concepts: Iterable[Concept]) -> tuple[str, ...]:
+    """Returns every sentence the concepts are put into, in canonical order; the bare name comes first.
+
+    Retained names must appear in the same sentences, or the closed form would spend its change on what tells those
+    sentences, rather than the concepts, from everything else.
+    """
+    kinds = {concept.kind for concept in concepts}
+    return (BARE, *sorted({template for kind in kinds for template in TEMPLATES[kind]} - {BARE}))
+
+
+def spread_templates(name: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """Returns the bare name and one further sentence, chosen by the name alone: many names cover all sentences."""
+    others = templates[1:]
+    return (BARE, others[zlib.crc32(name_key(name).encode()) % len(others)]) if others else (BARE,)
 
 
 def aligned_slot(slot: int, prompt: EncodedPrompt, other: EncodedPrompt) -> int:

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from scapre.concepts import Concept
 from scapre.embeddings import (
+    BARE,
     EMPTY_PROMPT,
-    RETAINED_TEMPLATES,
     EncodedPrompt,
     PromptEncoder,
     aligned_slot,
     concept_prompts,
     fill,
-    retained_prompts,
+    spread_templates,
+    templates_of,
 )
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
@@ -103,9 +104,8 @@ def encode_text(
     for concept in concepts:
         for template, name in concept_prompts(concept):
             prompts += [fill(template, name).text, _anchor_prompt(concept, template, reading.anchor)]
-        prompts += [prompt for name in concept.names for prompt in retained_prompts(name)]
-    for name in (*named, *(proposable if reading.vocabulary else ())):
-        prompts += retained_prompts(name)
+    prompts += _sentences(concepts, named, spread=False)
+    prompts += _sentences(concepts, proposable if reading.vocabulary else (), spread=True)
     encoder.encode(prompts)
 
 
@@ -133,8 +133,8 @@ def gather_statistics(
         encoder.encode(fill(template, name).text for template, _ in concept_prompts(concept) for name in neighbours)
         targets.append(_target_slots(encoder, concept, neighbours, reading=reading, device=device))
     groups = {
-        "named": [prompt for name in named for prompt in retained_prompts(name)],
-        "found": [prompt for column in found for prompt in retained_prompts(candidates[column])],
+        "named": _sentences(concepts, named, spread=False),
+        "found": _sentences(concepts, [candidates[column] for column in found], spread=True),
         "general": [EMPTY_PROMPT],
     }
     if cut := [prompt for prompts in groups.values() for prompt in prompts if encoder[prompt].is_full]:
@@ -152,6 +152,13 @@ def gather_statistics(
         synonyms=tuple(candidates[column] for column in synonyms),
     )
     return Statistics(tuple(targets), retained, tuple(warnings))
+
+
+def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: bool) -> list[str]:
+    """Returns the sentences that protect `names`: all of the targets' sentences, or two for each of many names."""
+    templates = templates_of(concepts)
+    chosen = {name: spread_templates(name, templates) if spread else templates for name in names}
+    return [fill(template, name).text for name in names for template in chosen[name]]
 
 
 def _anchor_prompt(concept: Concept, template: str, default: str) -> str:
@@ -201,8 +208,8 @@ def _nearness(encoder: PromptEncoder, concepts: Sequence[Concept], candidates: S
 
 
 def _name_vector(encoder: PromptEncoder, name: str) -> Float[Tensor, " d_in"]:
-    ends = [encoder[fill(template, name).text] for template in RETAINED_TEMPLATES]
-    return torch.stack([prompt.features[prompt.end].cpu().double() for prompt in ends]).mean(dim=0)
+    prompt = encoder[fill(BARE, name).text]
+    return prompt.features[prompt.end].cpu().double()
 
 
 def _select_found(

@@ -55,7 +55,7 @@ def unlearn(
     named, kept_out = canonical_names(retain or (), "retained name"), canonical_names(withheld, "withheld name")
     check_disjoint(forgotten, named, kept_out)
     clock = Stopwatch()
-    with single_threaded(), torch.inference_mode():
+    with single_threaded(), torch.no_grad():
         with clock.phase("encode"):
             base = read_base(pipeline_or_path)
             encoder, reading = PromptEncoder(base.text), reading_of(settings)

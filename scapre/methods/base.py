@@ -21,8 +21,8 @@ class Dial:
     default: DialValue
     meaning: str
     """What it does, with its place in the equation."""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     choices: tuple[str, ...] = ()
     """Words it takes; with a minimum it takes numbers as well."""
     is_text: bool = False

@@ -16,8 +16,38 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 # longest first: a merge made for "an" would otherwise cut "van"
 WORDS = (
-    *("lighthouse", "painting", "portrait", "picture", "kitten", "guitar", "violin", "cubism", "object", "animal"),
-    *("photo", "style", "tabby", "horse", "zebra", "apple", "monet", "pear", "gogh", "the", "cat", "dog", "van"),
+    *(
+        "lighthouse",
+        "painting",
+        "drawing",
+        "smiling",
+        "portrait",
+        "picture",
+        "kitten",
+        "guitar",
+        "violin",
+        "cubism",
+        "object",
+        "animal",
+    ),
+    *(
+        "photo",
+        "style",
+        "tabby",
+        "horse",
+        "zebra",
+        "apple",
+        "monet",
+        "pear",
+        "gogh",
+        "tree",
+        "park",
+        "red",
+        "the",
+        "cat",
+        "dog",
+        "van",
+    ),
     *("of", "in", "an", "a"),
 )
 CONTEXT_TOKENS = 32

@@ -4,8 +4,19 @@ import pytest
 import torch
 
 from scapre import Concept, InvalidConceptError
-from scapre.embeddings import EMPTY_PROMPT, TEMPLATES, PromptEncoder, TextStack, aligned_slot, concept_prompts, fill
+from scapre.embeddings import (
+    EMPTY_PROMPT,
+    TEMPLATES,
+    PromptEncoder,
+    TextStack,
+    aligned_slot,
+    concept_prompts,
+    fill,
+    spread_templates,
+    templates_of,
+)
 from scapre.moments import Reading, encode_text, gather_statistics
+from scapre.vocabulary import everyday_names
 
 READING = Reading(anchor="", padding_slots=3, vocabulary=0, neighbours=1, synonym_cosine=0.95)
 CPU = torch.device("cpu")
@@ -110,14 +121,24 @@ def test_weights_of_a_target_sum_to_one_whatever_its_aliases(encoder) -> None:
 
 def test_second_moment_is_a_mean_over_retained_slots(encoder) -> None:
     statistics = gather(encoder, [Concept("cat")], named=("dog",))
+    sentences = {fill(template, "dog").text for template in TEMPLATES["object"]}
     rows = {"named": [], "general": []}
-    for group, prompts in (("named", ["dog", "a photo of a dog"]), ("general", [""])):
+    for group, prompts in (("named", sorted(sentences)), ("general", [""])):
         for text in prompts:
             prompt = encoder[text]
             rows[group].append(prompt.features[[*range(prompt.end + 1), *prompt.padding(3)]])
     means = {group: torch.cat(parts).mT @ torch.cat(parts) / len(torch.cat(parts)) for group, parts in rows.items()}
     expected = (0.45 * means["named"] + 0.1 * means["general"]) / 0.55
     torch.testing.assert_close(statistics.retained.second_moment, expected)
+
+
+def test_retained_names_appear_in_every_sentence_of_the_targets() -> None:
+    concepts = [Concept("cat"), Concept("monet", "style")]
+    templates = templates_of(concepts)
+    assert set(templates) == {*TEMPLATES["object"], *TEMPLATES["style"]}
+    chosen = [spread_templates(name, templates) for name in everyday_names()]
+    assert {template for pair in chosen for template in pair} == set(templates)
+    assert all(len(pair) == 2 and pair[0] == "{}" for pair in chosen)
 
 
 def test_nearest_names_come_first_and_near_synonyms_stay_out(encoder) -> None:
