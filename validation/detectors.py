@@ -190,7 +190,7 @@ def _load_model(kind: Any, folder: Path) -> Any:
         )
     try:
         model, loading = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DetectorError(f"expected a transformers model in {folder}, found: {error}; save it again") from error

@@ -102,7 +102,8 @@ def _against_margin(bounds: PairedBounds, margin: float) -> Verdict:
 
 def _worst(differences: pd.Series) -> str:
     means = differences.groupby(level=0).mean().sort_values().head(_WORST_CONCEPTS)
-    return "; most lost: " + ", ".join(f"{name} {100 * value:+.0f}" for name, value in means.items() if value < 0)
+    lost = [f"{name} {100 * value:+.0f}" for name, value in means.items() if value < 0]
+    return f"; most lost: {', '.join(lost)}" if lost else ""
 
 
 def integrity_gate(integrity: Integrity | None) -> GateResult:
@@ -150,6 +151,24 @@ def ungate_unknown_aliases(control: GateResult, forgetting: GateResult) -> list[
         replace(control, is_gated=is_known),
         replace(forgetting, is_gated=is_known or forgetting.verdict == "failed"),
     ]
+
+
+def retained_control(role: str, *, hits: int, pictures: int, policy: Policy) -> GateResult:
+    """Says whether a role's concepts are found in the base at all: what is never seen cannot be seen to be lost."""
+    share, floor = hits / pictures if pictures else 0.0, _share(policy.positive_control_floor)
+    is_found = pictures > 0 and share >= policy.positive_control_floor
+    return GateResult(
+        gate="positive control",
+        verdict="passed" if is_found else "failed",
+        reason=f"{role} concepts: found in {hits} of {pictures} base pictures, floor {floor}"
+        + ("" if is_found else "; what the base does not show cannot be seen to be lost"),
+        role=role,
+        estimate=share if pictures else None,
+        limit=policy.positive_control_floor,
+        hits=hits,
+        pictures=pictures,
+        is_control=True,
+    )
 
 
 def negative_control(concept: str, *, hits: int, pictures: int, policy: Policy) -> GateResult:

@@ -174,6 +174,10 @@ def evaluate(
         if names := plan.names(role):
             expected = sum(n for (concept, _), n in plan.expected("candidate").items() if concept in names)
             differences = paired_differences(measures[measures["role"] == role])
+            if margin is not None:
+                before = measures[(measures["role"] == role) & (measures["model"] == "base")]
+                hits = int(before["is_hit"].sum())
+                results.append(rules.retained_control(role, hits=hits, pictures=len(before), policy=policy))
             results.append(rules.retention_gate(role, differences, expected=expected, margin=margin, policy=policy))
     return results
 

@@ -87,7 +87,7 @@ class Pack(BaseModel):
         contents = [content for content in self.contents if content.casefold() not in barred]
         if not contents:
             raise ProbeError(
-                f"expected a content of pack {self.name!r} that is not itself to be forgotten, found none; add neutral contents"
+                f"expected a content of pack {self.name!r} that is not a target, found none; add neutral contents"
             )
         return [
             _fill(self.templates[(block + place) % len(self.templates)], content=content)

@@ -100,6 +100,14 @@ def test_the_positive_control_asks_the_base(hits: int, pictures: int, expected: 
 
 
 @pytest.mark.parametrize(
+    ("hits", "pictures", "verdict"), [(80, 80, "passed"), (40, 80, "passed"), (39, 80, "failed"), (0, 0, "failed")]
+)
+def test_retained_concepts_must_be_seen_in_the_base(hits: int, pictures: int, verdict: str):
+    result = rules.retained_control("retained", hits=hits, pictures=pictures, policy=POLICY)
+    assert (result.verdict, result.is_control, result.concept) == (verdict, True, None)
+
+
+@pytest.mark.parametrize(
     ("hits", "pictures", "verdict"), [(0, 100, "passed"), (5, 100, "passed"), (6, 100, "failed"), (0, 0, "failed")]
 )
 def test_the_negative_control_asks_the_bases_other_pictures(hits: int, pictures: int, verdict: str):

@@ -116,8 +116,22 @@ def test_a_target_that_the_base_does_not_draw_voids_the_judgement(
 ):
     judgement = judge_world(forgetful, base=painter.forgetting("dog"))
     assert (judgement.verdict, judgement.is_void) == ("inconclusive", True)
-    assert answers(judgement, "positive control") == {"tiger": "passed", "dog": "failed"}
+    assert answers(judgement, "positive control") == {
+        "tiger": "passed",
+        "dog": "failed",
+        "retained": "passed",
+        "style": "passed",
+    }
     assert "dog: found in 0 of 16 base pictures" in judgement.reasons[0].text
+
+
+def test_retained_concepts_that_the_base_does_not_draw_void_the_judgement(judge_world: Judge, painter: Painter):
+    base = painter
+    for name in ("cat", "wolf", "pear"):
+        base = base.forgetting(name)
+    judgement = judge_world(base.forgetting("tiger").forgetting("dog"), base=base)
+    assert judgement.is_void
+    assert answers(judgement, "positive control")["retained"] == "failed"
 
 
 @pytest.mark.parametrize("label", ["nothing", "tiger"])

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
-from colour_world import detectors
+from colour_world import ColourDetector, detectors
 
+from validation.detectors import Detectors
 from validation.errors import DetectorError, ProbeError, ProtocolError, UnknownLabelError
 from validation.plan import ALIAS_PACK, make_plan
 from validation.policy import Policy
@@ -74,7 +75,7 @@ def test_packs_that_come_with_the_judge_load_and_have_stable_digests():
     assert changed.digest != load_pack("direct").digest
 
 
-def test_style_prompts_pair_every_content_with_every_template_and_leave_judged_contents_out():
+def test_style_prompts_pair_every_content_with_every_template_and_leave_targets_out():
     pack = load_pack("style")
     prompts = pack.prompts(without=["House", "camera"])
     assert len(prompts) == len(set(prompts)) == len(pack.templates) * (len(pack.contents) - 2)
@@ -84,8 +85,22 @@ def test_style_prompts_pair_every_content_with_every_template_and_leave_judged_c
 
 def test_a_pack_without_neutral_contents_is_refused():
     pack = Pack(name="p", kind="style", templates=("{content} {concept}",), contents=("house",))
-    with pytest.raises(ProbeError, match="not itself judged"):
+    with pytest.raises(ProbeError, match="that is not a target"):
         pack.prompts(without=["house"])
+
+
+def test_only_targets_are_left_out_of_style_prompts():
+    plan = plan_of("tiger", "house", retained=("elephant",), styles=("night",), detectors=_wide_detectors())
+    asked = " ".join(probe.prompt for probe in plan.probes["base"] if probe.role == "style")
+    assert "house" not in asked
+    assert "elephant" in asked
+
+
+def _wide_detectors() -> Detectors:
+    narrow = detectors()
+    wide = ColourDetector()
+    wide.labels = (*narrow.object.labels, "house", "elephant")
+    return Detectors(object=wide, style=narrow.style)
 
 
 @pytest.mark.parametrize("text", ["name: x\nkind: object\ntemplates: []", "name: x\nkind: object\nwords: [a]", "a: ["])
@@ -143,8 +158,6 @@ def test_a_concept_without_a_label_is_refused_by_name_with_the_nearest_labels():
 
 
 def test_styles_without_a_style_detector_are_refused():
-    from validation.detectors import Detectors
-
     with pytest.raises(DetectorError, match="style head for 'night'"):
         plan_of("tiger", styles=("night",), detectors=Detectors(object=detectors().object))
 
