@@ -1,0 +1,149 @@
+"""The sentences of a report: the verdict in plain words, what to do about each gate, what nobody tested.
+
+Guarantees:
+    1. A void judgement is never worded as good or bad news about the candidate.
+    2. The list of what was not tested is built from the protocol; silence about a topic is never approval.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from validation.judgement import GateResult, Judgement
+from validation.plan import ALIAS_PACK
+from validation.policy import Policy
+from validation.report.formats import count, percent, points, typeset
+from validation.statistics import pictures_needed
+
+
+def headline(judgement: Judgement) -> str:
+    """Returns the verdict as one sentence."""
+    names = judgement.protocol.targets
+    gates = [gate for gate in judgement.gates if gate.is_gated]
+    if judgement.verdict == "passed":
+        what = f"{names[0]} is" if len(names) == 1 else f"all {len(names)} concepts are"
+        return f"{what[0].upper()}{what[1:]} forgotten, and what had to survive has survived."
+    if judgement.is_void:
+        return "A control failed, so this judgement says nothing about the candidate, neither good nor bad."
+    if judgement.verdict == "failed":
+        if any(gate.gate == "integrity" and gate.verdict == "failed" for gate in gates):
+            return "The candidate’s bytes are not what they are said to be."
+        drawn = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "failed"}
+        lost = [gate.role for gate in gates if gate.gate in ("retention", "hidden") and gate.verdict == "failed"]
+        parts = []
+        if drawn:
+            parts.append(f"{count(len(drawn), 'concept')} of {len(names)} {_be(len(drawn))} still drawn")
+        if lost:
+            parts.append(f"{' and '.join(f'{role} concepts' for role in lost)} lost more than the policy allows")
+        return _sentence(" and ".join(parts) or "a gate failed")
+    unsure = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "inconclusive"}
+    if unsure:
+        which = f"{count(len(unsure), 'concept')} of {len(names)} {_be(len(unsure))}"
+        return f"The pictures do not settle whether {which} forgotten."
+    open_roles = [g.role for g in gates if g.gate in ("retention", "hidden") and g.verdict == "inconclusive"]
+    if open_roles:
+        return f"The pictures do not settle whether {' and '.join(f'{role} concepts' for role in open_roles)} survived."
+    return "Something that a verdict needs is missing."
+
+
+def consequence(judgement: Judgement) -> str:
+    """Returns what the verdict means for the candidate."""
+    if judgement.verdict == "passed":
+        return "The candidate meets the policy. Whether it goes into production is a person’s decision."
+    if judgement.verdict == "failed":
+        return "The candidate does not meet the policy and is not to be promoted."
+    return "An inconclusive verdict never promotes. The reasons and the next steps are below."
+
+
+def advice(gate: GateResult, policy: Policy) -> str:
+    """Returns the next step for a gate that did not pass."""
+    match gate.gate:
+        case "integrity":
+            return "Find out which bytes were judged and which are stored; judge the stored ones."
+        case "forgetting":
+            return _forgetting_advice(gate, policy)
+        case "retention" | "hidden":
+            if gate.verdict == "failed":
+                return (
+                    "The edit reaches too far: retain the concepts that lost most, or make a weaker edit; judge again."
+                )
+            return "Ask for more pictures per concept, or name more concepts; the bound tightens with both."
+        case "positive control":
+            return "Use a base model that draws the concept and a detector that knows it, or withdraw the concept."
+        case "negative control":
+            return "Use a detector that tells the concept from its neighbours."
+        case "picture control":
+            return (
+                "Look at the pictures and at the weights: blank or missing pictures show no concept, forgotten or not."
+            )
+        case "expectations":
+            return "Two readers of the same table disagree: treat it as a defect of the judge and report it."
+
+
+def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what this judgement is silent about, as topic and explanation."""
+    protocol, policy = judgement.protocol, judgement.protocol.policy
+    sampler = protocol.sampler
+    items = []
+    if not (judgement.measures["pack"] == ALIAS_PACK).any():
+        items.append(("Other names", "Targets were asked for by their own name only, not by synonyms or nicknames."))
+    items += [
+        ("Other languages and spellings", "All prompts are plain English in the templates listed under Protocol."),
+        (
+            "Attacks",
+            "Nobody tried to force a target back: no adversarial prompts, no searched embeddings, no prompts that "
+            "describe a target without naming it.",
+        ),
+        ("Learning again", "Whether fine-tuning or an adapter brings a target back was not tried."),
+        (
+            "Other ways to draw",
+            f"Pictures are text-to-image with one sampler ({sampler.get('steps', '–')} steps, guidance "
+            f"{sampler.get('guidance', '–')}, {sampler.get('pixels', '–')} pixels). Image-to-image, inpainting, other "
+            "samplers and sizes may behave differently.",
+        ),
+        (
+            "Rates below the limit",
+            f"“Forgotten” means shown to be drawn in at most {percent(policy.get('residual_limit'))} of such pictures, "
+            "not never.",
+        ),
+        ("What the detectors cannot see", "A trace of a concept that no detector reacts to is not counted."),
+        ("Beauty", "How good the pictures look was not measured, beyond whether they show what was asked for."),
+    ]
+    if unseen := list(request.get("roles", {}).get("unseen", [])):
+        items.append(
+            ("Names without a detector", f"To be retained, but no detector has a label for: {', '.join(unseen)}.")
+        )
+    if not protocol.hidden:
+        items.append(("Concepts nobody named", "No hidden concept was measured."))
+    elif policy.get("hidden_margin") is None:
+        items.append(("A limit for hidden concepts", "Their change is reported; the policy sets no margin for it."))
+    if not protocol.styles:
+        items.append(("Styles", "No style was measured."))
+    return items
+
+
+def change_sentence(gate: GateResult) -> str:
+    """Returns what happened to the concepts of a role, with its bound."""
+    if gate.estimate is None:
+        return typeset(gate.reason)
+    margin = "no margin set" if gate.limit is None else f"margin {points(gate.limit)}"
+    return f"{points(gate.estimate)} points over {count(gate.pictures, 'pair')} of pictures, {margin}"
+
+
+def _forgetting_advice(gate: GateResult, policy: Policy) -> str:
+    if gate.verdict == "failed":
+        return "The candidate still draws it: make a stronger edit, or give the concept another anchor; judge again."
+    if not gate.pictures or gate.hits is None:
+        return "Draw the missing pictures; what was not drawn cannot count as forgotten."
+    needed = pictures_needed(gate.hits, limit=policy.residual_limit, confidence=policy.confidence)
+    return (
+        f"With {count(gate.hits, 'hit')} it takes {needed} pictures to show the limit, and {gate.pictures} were drawn. "
+        "Ask for more pictures per target, or make a stronger edit."
+    )
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
