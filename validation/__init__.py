@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from validation.detectors import ClassifierDetector, Detectors, ImageTextDetector
+    from validation.evidence import evidence_digest, verify_evidence, write_evidence
     from validation.judgement import GateResult, Integrity, Judgement, Protocol, Reason, Verdict
     from validation.judging import judge
     from validation.policy import Policy, load_policy, parse_policy
     from validation.probes import Probe, Subject, build_probes
     from validation.rendering import PictureStore, Sampler, render
+    from validation.report import render_report
 
 __all__ = [
     "ClassifierDetector",
@@ -27,19 +29,25 @@ __all__ = [
     "Subject",
     "Verdict",
     "build_probes",
+    "evidence_digest",
     "judge",
     "load_policy",
     "parse_policy",
     "render",
+    "render_report",
+    "verify_evidence",
+    "write_evidence",
 ]
 
 _HOMES = {
     "detectors": ("ClassifierDetector", "Detectors", "ImageTextDetector"),
+    "evidence": ("evidence_digest", "verify_evidence", "write_evidence"),
     "judgement": ("GateResult", "Integrity", "Judgement", "Protocol", "Reason", "Verdict"),
     "judging": ("judge",),
     "policy": ("Policy", "load_policy", "parse_policy"),
     "probes": ("Probe", "Subject", "build_probes"),
     "rendering": ("PictureStore", "Sampler", "render"),
+    "report": ("render_report",),
 }
 
 
