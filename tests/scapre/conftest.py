@@ -133,6 +133,13 @@ def tiny_pipeline(seed: int = 0, dtype: torch.dtype = torch.float64, width: int 
     return pipeline.to(dtype)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:  # the hook sees the other packages' tests too
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.filterwarnings("error"))
+
+
 @pytest.fixture(autouse=True)
 def _strict() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
