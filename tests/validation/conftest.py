@@ -36,8 +36,8 @@ def store(tmp_path: Path) -> PictureStore:
 
 @pytest.fixture
 def policy() -> Policy:
-    """Enough pairs per role for the margin: five concepts and two styles of 16 and 40 pairs."""
-    return Policy(probes_per_retained=16, probes_per_hidden=8, probes_per_style=40)
+    """Enough pairs per role for the margin: five concepts of 12 pairs and two styles of 30."""
+    return Policy(probes_per_retained=12, probes_per_hidden=8, probes_per_style=30)
 
 
 @pytest.fixture

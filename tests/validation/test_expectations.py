@@ -31,9 +31,9 @@ SCENARIOS = {
     "two residual pictures": {"residual": {"tiger": 2, "dog": 2}},
     "one target inconclusive": {"residual": {"tiger": 3}},
     "one target still drawn": {"residual": {"dog": 64}},
-    "one retained concept lost": {"lost": {"cat": 16}},
-    "every retained concept lost": {"lost": dict.fromkeys(("cat", "wolf", "pear", "bus", "rose"), 16)},
-    "a style lost": {"lost": {"night": 40}},
+    "one retained concept lost": {"lost": {"cat": 12}},
+    "every retained concept lost": {"lost": dict.fromkeys(("cat", "wolf", "pear", "bus", "rose"), 12)},
+    "a style lost": {"lost": {"night": 30}},
     "a hidden concept lost": {"lost": {"owl": 8}},
 }
 
