@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from flows.plan import Plan
 from flows.progress import OnProgress
 from flows.services import Services
 from validation import Detectors, Integrity, Judgement, PictureStore, Policy, Sampler, Subject, judge
-
-REFERENCE_SAMPLER = Sampler(steps=12, guidance=4.0, scheduler="DPMSolverMultistepScheduler", pixels=32)
 
 UNKNOWN_MAKER = Integrity(
     True, "the checkpoint is judged as it is: what was changed in it, and by whom, was not part of the question"
@@ -69,17 +68,31 @@ def roles_of(targets: Sequence[Subject], *, retained: Iterable[str], detectors: 
     )
 
 
+def _show_no_loading_bars() -> None:
+    """Loading takes a moment; the bar that matters is the one of rendering."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
 def load_detectors(folder: Path, device: str) -> Detectors:
     """Reads the classifier and the image-text model that judge."""
+    _show_no_loading_bars()
     return Detectors.load(folder / "classifier", folder / "clip", device=device)
 
 
 def load_pipeline(folder: Path, device: str) -> StableDiffusionPipeline:
     """Reads a checkpoint folder for drawing; never from a hub, never a pickle."""
+    _show_no_loading_bars()
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
     return pipeline.to(device)
+
+
+def default_sampler(pipeline: StableDiffusionPipeline) -> Sampler:
+    """Returns how pictures are drawn unless a caller says otherwise: few steps, at the model's own size."""
+    pixels = int(pipeline.unet.config["sample_size"]) * int(pipeline.vae_scale_factor)
+    return Sampler(steps=12, guidance=4.0, scheduler="DPMSolverMultistepScheduler", pixels=pixels)
 
 
 def judge_checkpoint(
@@ -108,10 +121,10 @@ def judge_checkpoint(
         on_progress: Called with pictures done and in all.
     """
     device = services.settings.resolve_device()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    before, after = (load_pipeline(folder, device) for folder, _ in (base, candidate))
     return judge(
-        load_pipeline(base[0], device),
-        load_pipeline(candidate[0], device),
+        before,
+        after,
         base_digest=base[1],
         candidate_digest=candidate[1],
         targets=roles.targets,
@@ -119,7 +132,7 @@ def judge_checkpoint(
         hidden=roles.hidden,
         styles=roles.styles,
         policy=policy,
-        sampler=REFERENCE_SAMPLER,
+        sampler=default_sampler(before),
         detectors=detectors,
         store=PictureStore(services.pictures),
         device=device,

@@ -30,11 +30,8 @@ def track_judgement(registry: Registry, plan: Plan, candidate: Candidate, judgem
         "scapre.base_digest": plan.base_digest,
         "scapre.candidate_digest": candidate.digest,
         "scapre.requests": ",".join(plan.request_ids),
-        "mlflow.note.content": "\n\n".join(
-            [f"**{judgement.verdict}**", *(f"- {reason.text}" for reason in judgement.reasons)]
-        )
-        if _may_name(plan)
-        else f"**{judgement.verdict}**",
+        "mlflow.note.content": f"**{judgement.verdict}**: {_count_passed(judgement)} of {len(plan.subjects)} targets "
+        f"passed. The report is in the artifacts, `evidence/report.html`.",
     }
     with registry.start_run(EXPERIMENT, name=f"takedown {plan.key[:12]}", tags=tags) as run:
         run.log_params(
@@ -85,9 +82,7 @@ def headline(judgement: Judgement) -> dict[str, float]:
         "residual_rate_mean": float(targets.rate_candidate.mean()),
         "residual_rate_worst": float(targets.rate_candidate.max()),
         "residual_upper_bound_worst": float(targets.upper.max()),
-        "targets_passed": float(
-            sum(g.verdict == "passed" for g in judgement.gates if g.gate == "forgetting" and g.concept)
-        ),
+        "targets_passed": float(_count_passed(judgement)),
     }
     for role in ("retained", "hidden", "style"):
         rows = summary[(summary.role == role) & (summary.pairs > 0)]
@@ -134,6 +129,10 @@ def before_and_after(judgement: Judgement) -> Image.Image:
         for x, picture in enumerate(row):
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x * side, y * side))
     return sheet
+
+
+def _count_passed(judgement: Judgement) -> int:
+    return sum(g.verdict == "passed" for g in judgement.gates if g.gate == "forgetting" and g.concept)
 
 
 def _first_pairs(of_concept: pd.DataFrame) -> dict[str, list[str]]:

@@ -122,11 +122,12 @@ def gather_statistics(
     candidates = [*named, *(proposable if reading.vocabulary else ())]
     near = _nearness(encoder, concepts, candidates)
     found, synonyms = _select_found(near, candidates, first_found=len(named), reading=reading)
-    kept = [*range(len(named)), *found]
+    # whoever names what must survive names the look-alikes; what is found may be near by accident of its spelling
+    rivals = range(len(named)) if named else found
     warnings: list[str] = []
     targets = []
     for row, concept in enumerate(concepts):
-        ranked = sorted(kept, key=lambda column, row=row: (-near[row][column], candidates[column]))
+        ranked = sorted(rivals, key=lambda column, row=row: (-near[row][column], candidates[column]))
         neighbours = tuple(candidates[column] for column in ranked[: reading.neighbours])
         if not neighbours:
             warnings.append(f"{concept.name}: nothing is retained, so relevance is measured against the anchor")

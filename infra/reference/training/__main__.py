@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--start", type=Path)
+    parser.add_argument("--peak-rate", type=float, default=1e-3)
     parser.add_argument("--count", type=int, default=26_400)
     parser.add_argument("--per-concept", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=1200)
@@ -53,6 +54,7 @@ def main() -> None:
             text_folder=a.folder / "clip",
             folder=a.folder / "unet",
             start=a.start,
+            peak_rate=a.peak_rate,
             seconds=a.seconds,
         )
     elif a.stage == "assemble":

@@ -19,6 +19,7 @@ UNCONDITIONAL_FRACTION = 0.1
 MAXIMUM_SNR_WEIGHT = 5.0
 AVERAGE_DECAY = 0.999
 SAVE_SECONDS = 240
+WARM_UP_STEPS = 100
 logger = logging.getLogger(__name__)
 
 
@@ -109,7 +110,7 @@ def train(
     while spent < seconds:
         spent = time.monotonic() - started
         fraction = min(spent / seconds, 1.0)
-        rate = peak_rate * min(1.0, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * fraction)) + 1e-6
+        rate = peak_rate * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * fraction)) + 1e-6
         for group in optimizer.param_groups:
             group["lr"] = rate
         chosen = rng.integers(len(latents), size=batch)
