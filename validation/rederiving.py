@@ -24,14 +24,8 @@ from validation.plan import MODELS, Plan
 from validation.policy import Policy, parse_policy
 from validation.probes import Probe, Subject, probes_digest
 
-_NUMBERS = {
-    "seed": "int64",
-    "top_score": "float64",
-    "concept_score": "float64",
-    "is_hit": "bool",
-    "is_blank": "bool",
-    "image_text_score": "float64",
-}
+_TYPES = {"seed": "int64", "is_hit": "bool", "is_blank": "bool"}
+_SCORES = ("top_score", "concept_score", "image_text_score")
 _FOLLOWS = "verdict does not follow"
 
 
@@ -41,17 +35,20 @@ def read_measures(content: bytes) -> pd.DataFrame:
     Raises:
         ValueError: It is not such a table.
     """
-    types: Any = {name: _NUMBERS.get(name, "str") for name in MEASURE_COLUMNS}
+    types: Any = {name: _TYPES.get(name, "str") for name in MEASURE_COLUMNS if name not in _SCORES}
     table: pd.DataFrame = pd.read_csv(
         io.BytesIO(content),
         dtype=types,
         keep_default_na=False,  # a concept may be called "null"
-        na_values={"image_text_score": [""]},
-        float_precision="round_trip",
+        converters=dict.fromkeys(_SCORES, _score),  # Python's own reading of a number is exact in every version
     )
     if list(table.columns) != list(MEASURE_COLUMNS):
         raise ValueError(f"expected the columns {', '.join(MEASURE_COLUMNS)}, found {', '.join(table.columns)}")
     return table
+
+
+def _score(text: str) -> float:
+    return float(text or "nan")
 
 
 def verdict_differences(measures_csv: bytes, documents: Mapping[str, Any]) -> list[str]:
@@ -65,13 +62,15 @@ def verdict_differences(measures_csv: bytes, documents: Mapping[str, Any]) -> li
         measures = read_measures(measures_csv)
     except (ValueError, UnicodeDecodeError, OverflowError) as error:
         return [f"measures.csv: changed: not a table of measures ({error})"]
+    differences: list[str] = []
     try:
         policy = parse_policy(documents["policy.json"], source="policy.json")
         plan = _rebuild_plan(measures, documents["protocol.json"])
-        differences = _protocol_differences(measures, plan, policy, documents)
-        return differences + _gate_differences(measures, plan, policy, documents)
+        differences += _protocol_differences(measures, plan, policy, documents)
+        differences += _gate_differences(measures, plan, policy, documents)
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"verdict.json: {_FOLLOWS}: it cannot be derived ({type(error).__name__}: {error})"]
+        differences.append(f"verdict.json: {_FOLLOWS}: it cannot be derived ({type(error).__name__}: {error})")
+    return differences
 
 
 def _rebuild_plan(measures: pd.DataFrame, protocol: Mapping[str, Any]) -> Plan:

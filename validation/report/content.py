@@ -21,6 +21,7 @@ from validation.report.pictures import Pair, PictureReader, Shown, first_pairs, 
 ROLE_TITLES = {"retained": "Retained concepts", "style": "Styles", "hidden": "Hidden concepts"}
 _REPLACEMENTS_SHOWN = 4
 _OPEN_ROWS = 10
+_ROWS_WORTH_FOLDING = 15
 _CHANGED_SHOWN = 3
 
 
@@ -94,12 +95,16 @@ class RoleChange:
     @property
     def open_rows(self) -> list[ChangeRow]:
         """The most damaged, always in view."""
-        return self.rows[:_OPEN_ROWS]
+        return self.rows[: self._cut]
 
     @property
     def folded_rows(self) -> list[ChangeRow]:
         """The others."""
-        return self.rows[_OPEN_ROWS:]
+        return self.rows[self._cut :]
+
+    @property
+    def _cut(self) -> int:
+        return _OPEN_ROWS if len(self.rows) > _ROWS_WORTH_FOLDING else len(self.rows)
 
 
 def is_without_pictures(judgement: Judgement, *, safe_mode: bool) -> bool:
@@ -204,7 +209,8 @@ def not_passed(judgement: Judgement) -> list[GateResult]:
 
 def prompts_of_first_target(judgement: Judgement) -> list[str]:
     """Returns the distinct prompts of one target, as an example of what was asked."""
-    own = judgement.measures[judgement.measures["concept"] == judgement.protocol.targets[0]]
+    measures = judgement.measures
+    own = measures[(measures["concept"] == judgement.protocol.targets[0]) & (measures["pack"] != ALIAS_PACK)]
     return list(dict.fromkeys(own["prompt"].astype(str)))
 
 
@@ -218,12 +224,13 @@ def _gallery(judgement: Judgement, concept: str, pack: str, verdict: str | None,
     measures = judgement.measures
     own = measures[(measures["concept"] == concept) & (measures["model"] == "candidate") & (measures["pack"] == pack)]
     instead = own.loc[~own["is_hit"].astype(bool), "top_label"].value_counts().head(_REPLACEMENTS_SHOWN)
+    pairs = first_pairs(measures, concept, pack=pack, read=read, lost_first=verdict is None)
     return Gallery(
         concept=concept,
         role=str(own["role"].iloc[0]) if len(own) else "target",
         verdict=verdict,
-        pairs=first_pairs(measures, concept, pack=pack, read=read, lost_first=verdict is None),
-        still=still_drawn(measures, concept, pack=pack, read=read) if verdict is not None else [],
+        pairs=pairs,
+        still=still_drawn(measures, concept, pack=pack, pairs=pairs, read=read) if verdict is not None else [],
         instead=[(str(label), int(number)) for label, number in instead.items()],
         pictures=len(own),
         hits=int(own["is_hit"].sum()),

@@ -7,7 +7,7 @@ Guarantees:
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -25,6 +25,9 @@ from validation.report.pictures import PAIRS_SHOWN, PictureReader
 
 _TEMPLATE = "report.html.j2"
 _STYLE = "report.css"
+_EDIT = ("method", "dials", "edit_digest", "base_digest")
+_DIAGNOSTICS = ("retain_named", "retain_found", "warnings", "drift")
+_REQUEST = ("request_ids", "plan", "roles")
 _FILTERS = (
     "percent",
     "whole_percent",
@@ -74,8 +77,9 @@ def render_report(
         protocol=judgement.protocol,
         policy=Policy.model_validate(dict(judgement.protocol.policy)),
         policy_fields=Policy.model_fields,
-        edit=edit or {},
-        request=request or {},
+        edit=edit and _facts(edit, _EDIT),
+        diagnostics=_facts((edit or {}).get("diagnostics") or {}, _DIAGNOSTICS),
+        request=_facts(request or {}, _REQUEST),
         links=links or {},
         judged_at=judged_at or datetime.now(UTC),
         without_pictures=without_pictures,
@@ -88,6 +92,11 @@ def render_report(
         plots=plots,
         wording=wording,
     )
+
+
+def _facts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Returns the facts that the page knows how to show; those that nobody gave are None, and are left out there."""
+    return {name: given.get(name) for name in names}
 
 
 def _environment() -> jinja2.Environment:

@@ -9,7 +9,7 @@ Guarantees:
 import base64
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -66,10 +66,16 @@ def first_pairs(
     ]
 
 
-def still_drawn(measures: pd.DataFrame, concept: str, *, pack: str, read: PictureReader) -> list[Shown]:
-    """Returns the candidate's first pictures in which a concept was still found."""
+def still_drawn(
+    measures: pd.DataFrame, concept: str, *, pack: str, pairs: Sequence[Pair], read: PictureReader
+) -> list[Shown]:
+    """Returns the candidate's pictures in which a concept was still found, the first that no pair shows already."""
     own = measures[(measures["concept"] == concept) & (measures["pack"] == pack) & (measures["model"] == "candidate")]
-    return [_show(row, "After", "", read) for row in own[own["is_hit"]].head(STILL_SHOWN).to_dict("records")]
+    shown = {pair.after.seed for pair in pairs}
+    return [
+        _show(row, "After", "", read)
+        for row in own[own["is_hit"] & ~own["seed"].isin(shown)].head(STILL_SHOWN).to_dict("records")
+    ]
 
 
 def _show(row: dict, when: str, suffix: str, read: PictureReader) -> Shown:

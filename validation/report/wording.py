@@ -83,11 +83,16 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
     """Returns what this judgement is silent about, as topic and explanation."""
     protocol, policy = judgement.protocol, judgement.protocol.policy
     sampler = protocol.sampler
+    has_aliases = bool((judgement.measures["pack"] == ALIAS_PACK).any())
     items = []
-    if not (judgement.measures["pack"] == ALIAS_PACK).any():
+    if not has_aliases:
         items.append(("Other names", "Targets were asked for by their own name only, not by synonyms or nicknames."))
     items += [
-        ("Other languages and spellings", "All prompts are plain English in the templates listed under Protocol."),
+        (
+            "Other languages and spellings",
+            f"{'Apart from the other names given for targets, all' if has_aliases else 'All'} prompts are plain "
+            "English, in the templates listed under Protocol.",
+        ),
         (
             "Attacks",
             "Nobody tried to force a target back: no adversarial prompts, no searched embeddings, no prompts that "
@@ -108,7 +113,7 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
         ("What the detectors cannot see", "A trace of a concept that no detector reacts to is not counted."),
         ("Beauty", "How good the pictures look was not measured, beyond whether they show what was asked for."),
     ]
-    if unseen := list(request.get("roles", {}).get("unseen", [])):
+    if unseen := list((request.get("roles") or {}).get("unseen") or []):
         items.append(
             ("Names without a detector", f"To be retained, but no detector has a label for: {', '.join(unseen)}.")
         )
