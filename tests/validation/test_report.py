@@ -17,6 +17,7 @@ from PIL import Image
 from validation import Judgement
 from validation.evidence import write_evidence
 from validation.report import render_report
+from validation.report.content import forgotten_targets
 from validation.report.errors import ReportError
 from validation.report.formats import percent_down, percent_up, points_down, points_up, typeset
 
@@ -134,6 +135,15 @@ def test_every_gate_that_did_not_pass_is_explained(failed: Judgement, void: Judg
         assert open_gates
         assert all(spaced(typeset(gate.reason)) in page.text for gate in open_gates)
         assert page.text.count("Next:") >= len(open_gates)
+
+
+def test_a_target_that_is_drawn_under_another_name_is_not_counted_as_forgotten(passed: Judgement):
+    assert forgotten_targets(passed) == list(worlds.TARGETS)
+    own = next(gate for gate in passed.gates if gate.gate == "forgetting" and gate.concept == "tiger")
+    alias = replace(own, pack="alias", verdict="failed", hits=60, estimate=60 / 64, lower=0.85, upper=0.98)
+    assert forgotten_targets(replace(passed, gates=(*passed.gates, alias))) == ["dog"]
+    unknown = replace(alias, verdict="inconclusive", is_gated=False)
+    assert forgotten_targets(replace(passed, gates=(*passed.gates, unknown))) == list(worlds.TARGETS)
 
 
 def test_the_figures_are_those_of_the_gates(page: Page, passed: Judgement):

@@ -125,6 +125,13 @@ def forgetting_gates(judgement: Judgement) -> list[GateResult]:
     return sorted(gates, key=lambda g: (order[g.verdict], g.pack == ALIAS_PACK, -(g.upper or 0.0), g.concept or ""))
 
 
+def forgotten_targets(judgement: Judgement) -> list[str]:
+    """Returns the targets whose every gated forgetting gate passed, under their own name and under any other."""
+    gates = [gate for gate in forgetting_gates(judgement) if gate.is_gated]
+    named = {gate.concept for gate in gates} - {gate.concept for gate in gates if gate.verdict != "passed"}
+    return [target for target in judgement.protocol.targets if target in named]
+
+
 def target_rows(judgement: Judgement) -> list[TargetRow]:
     """Returns one row per forgetting gate, worst first."""
     scale = target_scale(judgement)
