@@ -5,6 +5,7 @@ Guarantees:
     2. Heavy libraries are imported by the commands that need them, so `--help` answers at once.
 """
 
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -60,6 +61,7 @@ def run(arguments: list[str] | None = None) -> int:
         from infra.settings import load_settings, quiet_environment
 
         quiet_environment(load_settings())
+        logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it has no variable for that
         result = typer.main.get_command(app).main(args=arguments, prog_name="scapre", standalone_mode=False)
         return int(result) if isinstance(result, int) else ExitCode.OK
     except _ClickException as error:

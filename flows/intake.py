@@ -26,6 +26,20 @@ def add_request(services: Services, request: TakedownRequest) -> tuple[str, bool
     return request_id, is_new
 
 
+def withdraw_request(services: Services, request_id: str) -> bool:
+    """Takes a request out of force; says whether it was in force until now. The next run solves without it.
+
+    Raises:
+        BadRequestError: There is no request of that identifier.
+    """
+    if services.ledger.find(_key(request_id)) is None:
+        raise BadRequestError(f"expected a recorded request, found {request_id!r}; `scapre request list` lists them")
+    key = f"withdrawn/{request_id}"
+    is_new = services.ledger.find(key) is None
+    services.ledger.append(EntryKind.REQUEST_WITHDRAWN, {"request_id": request_id}, idempotency_key=key)
+    return is_new
+
+
 def active_requests(services: Services) -> dict[str, TakedownRequest]:
     """Returns the requests in force, by identifier, in the order in which they were recorded.
 

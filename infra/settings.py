@@ -189,6 +189,7 @@ def quiet_environment(settings: Settings, environ: MutableMapping[str, str] = os
         "MPLBACKEND": "Agg",
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
     }
     if (settings.mlflow_artifact_location or "").startswith("s3://"):

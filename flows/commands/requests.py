@@ -11,7 +11,7 @@ from flows import intake
 from flows.requests import load_request
 from flows.services import open_services
 
-app = typer.Typer(no_args_is_help=True, help="Takedown requests: add, list, show, template.")
+app = typer.Typer(no_args_is_help=True, help="Takedown requests: add, list, show, withdraw, template.")
 base_app = typer.Typer(no_args_is_help=True, help="Base models in the object store.")
 _EXAMPLE = Path(__file__).parent.parent / "demo_request.yaml"
 
@@ -23,6 +23,13 @@ def add(file: Annotated[Path, typer.Argument(help="A YAML or JSON file; see `sca
     services = open_services()
     request_id, is_new = intake.add_request(services, request)
     typer.echo(f"{request_id} {'added' if is_new else 'was there already; nothing changed'}")
+
+
+@app.command()
+def withdraw(request_id: Annotated[str, typer.Argument(help="For example req-0123456789abcdef.")]) -> None:
+    """Take a request out of force; the next run solves from the base without it."""
+    was_active = intake.withdraw_request(open_services(), request_id)
+    typer.echo(f"{request_id} {'withdrawn' if was_active else 'was withdrawn before; nothing changed'}")
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""The whole path on the reference model, as a user runs it: processes, an S3 server on loopback, a kill in the middle."""
+"""The whole path on the reference model, as a user runs it: processes, S3 on loopback, a kill in the middle."""
 
 import json
 import os

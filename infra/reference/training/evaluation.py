@@ -95,7 +95,7 @@ def write_figures(folder: Path, *, per_concept: int, seed: int = 7) -> dict[str,
         "sampler": {"scheduler": "DPMSolverMultistepScheduler", "steps": STEPS, "guidance": GUIDANCE},
         "classifier_on_held_out_drawings": {
             "objects": drawn[0],
-        "drawn": {"objects": drawn[0], "styles": drawn[1], "pictures": len(held_out.captions)},
+            "drawn": {"objects": drawn[0], "styles": drawn[1], "pictures": len(held_out.captions)},
             "pictures": len(held_out.captions),
         },
         "generated_objects": {
