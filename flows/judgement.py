@@ -34,8 +34,7 @@ class Roles:
     retained: tuple[Subject, ...]
     """Named to the engine, or found by it."""
     hidden: tuple[Subject, ...]
-    """Everything else that the detector can see: nobody told the engine of it."""
-    styles: tuple[Subject, ...]
+    """Everything else that the detector can see, styles included: nobody told the engine of it."""
     unseen: tuple[str, ...]
     """Retained names that the detector has no label for; they cannot be judged, and the report says so."""
 
@@ -56,15 +55,16 @@ def roles_of(targets: Sequence[Subject], *, retained: Iterable[str], detectors: 
     """Sorts everything the detectors can see into targets, retained (as told) and hidden (the rest)."""
     told = {name.casefold(): name for name in retained}
     taken = {name.casefold() for target in targets for name in (target.name, *target.aliases)}
-    objects = _visible(detectors.object.labels, taken)
-    styles = _visible(detectors.style.labels if detectors.style else (), taken)
-    seen = {name.casefold() for name in (*objects, *styles)}
+    styles = detectors.style.labels if detectors.style else ()
+    seen = [Subject(name) for name in detectors.object.labels]
+    seen += [Subject(name, kind="style") for name in styles if name != "natural"]
+    rest = [subject for subject in seen if subject.name.casefold() not in taken]
+    visible = {subject.name.casefold() for subject in rest}
     return Roles(
         targets=tuple(targets),
-        retained=tuple(Subject(name) for name in objects if name.casefold() in told),
-        hidden=tuple(Subject(name) for name in objects if name.casefold() not in told),
-        styles=tuple(Subject(name, kind="style") for name in styles if name != "natural"),
-        unseen=tuple(sorted(name for key, name in told.items() if key not in seen)),
+        retained=tuple(subject for subject in rest if subject.name.casefold() in told),
+        hidden=tuple(subject for subject in rest if subject.name.casefold() not in told),
+        unseen=tuple(sorted(name for key, name in told.items() if key not in visible)),
     )
 
 
@@ -130,7 +130,6 @@ def judge_checkpoint(
         targets=roles.targets,
         retained=roles.retained,
         hidden=roles.hidden,
-        styles=roles.styles,
         policy=policy,
         sampler=default_sampler(before),
         detectors=detectors,
@@ -149,10 +148,5 @@ def describe_roles(roles: Roles) -> dict[str, Any]:
         "targets": len(roles.targets),
         "retained": len(roles.retained),
         "hidden": len(roles.hidden),
-        "styles": len(roles.styles),
         "unseen": list(roles.unseen),
     }
-
-
-def _visible(labels: Sequence[str], taken: set[str]) -> list[str]:
-    return [label for label in labels if label.casefold() not in taken]

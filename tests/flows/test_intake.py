@@ -23,7 +23,7 @@ def test_the_same_request_twice_is_one_entry(services):
     assert first == (REQUEST.request_id, True)
     assert second == (REQUEST.request_id, False)
     assert len(services.ledger.entries()) == 1
-    assert intake.find_request(services, REQUEST.request_id) == REQUEST
+    assert intake.find_request(services, REQUEST.request_id).request_id == REQUEST.request_id
 
 
 def test_the_ledger_names_neither_requester_nor_concept(services):

@@ -77,7 +77,7 @@ def test_a_checkpoint_without_text_encoder_is_refused(scapre, checkpoint):
     ("options", "said"),
     [
         (("--concept", "cat", "--retain", "cat"), "cat"),
-        (("--concept", " "), "empty"),
+        (("--concept", " "), "at least one visible character"),
         (("--concept", "cat", "--kind", "person"), "person"),
         (("--concept", "cat", "--method", "magic"), "magic"),
         (("--concept", "cat", "--dial", "strenght=1"), "strenght"),

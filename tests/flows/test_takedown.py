@@ -18,7 +18,7 @@ REQUEST = {
     "ground": "copyright",
     "jurisdiction": "EU",
     "requester": {"name": "A", "role": "artist", "contact": "a@example.org"},
-    "subjects": [{"concept": "rose", "kind": "object"}],
+    "subjects": [{"concept": "rose", "kind": "object", "anchor": "tulip"}],
     "retain": ["tulip", "sunflower", "hibiscus"],
 }
 POLICY = {
