@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-rest lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-services test-slow lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,8 +28,11 @@ demo: $(INSTALLED) ## forget ten concepts, judge, register, promote (minutes, CP
 test: $(INSTALLED) ## the fast tests (CPU, offline)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
-test-rest: $(INSTALLED) ## the slow tests, and those that need Chromium or PostgreSQL
-	$(BIN)/python -m pytest -m "slow or browser or postgres"
+test-services: $(INSTALLED) ## the tests that need headless Chromium or PostgreSQL
+	$(BIN)/python -m pytest -m "(browser or postgres) and not slow"
+
+test-slow: $(INSTALLED) ## the reference model's figures and the judge on it, at length
+	$(BIN)/python -m pytest -m "slow"
 
 browser: $(INSTALLED) ## only the tests that need headless Chromium
 	$(BIN)/python -m pytest -m browser

@@ -1,6 +1,5 @@
 """The reference model keeps what its model card says."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -68,5 +67,3 @@ def test_the_figures_of_the_model_card_hold(pipeline, judge):
     assert np.mean(list(accuracy.by_object.values())) >= 0.92
     assert min(accuracy.by_object.values()) >= 0.60
     assert np.mean(list(accuracy.by_style.values())) >= 0.90
-    figures = json.loads((REFERENCE / "figures.json").read_text(encoding="utf-8"))
-    assert figures["generated_objects"]["mean"] == pytest.approx(np.mean(list(accuracy.by_object.values())), abs=0.02)
