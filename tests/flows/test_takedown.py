@@ -36,7 +36,8 @@ class Installation:
 
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
-        self.environment = {**os.environ, "SCAPRE_HOME": str(home), "CI": "true", **settings}
+        # one thread each: two teams of threads on two cores wait for one another most of the time
+        self.environment = {**os.environ, "SCAPRE_HOME": str(home), "OMP_NUM_THREADS": "1", **settings}
         self.policy = home.parent / f"{home.name}-policy.yaml"
         self.policy.write_text(yaml.safe_dump(POLICY), encoding="utf-8")
         self.request = home.parent / f"{home.name}-request.yaml"
@@ -50,7 +51,7 @@ class Installation:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        output, errors = process.communicate(timeout=400)
+        output, errors = process.communicate(timeout=1200)
         return process.returncode, output, errors
 
     def prepare(self) -> None:
@@ -144,7 +145,7 @@ def test_a_killed_run_goes_on_from_the_finished_pictures(tmp_path):
     installation = Installation(tmp_path / "home")
     installation.prepare()
     process = installation.start("takedown", "run", "--policy", str(installation.policy))
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while len(installation.pictures()) < 64 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
