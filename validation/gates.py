@@ -120,24 +120,11 @@ def positive_control(
     share = hits / pictures if pictures else 0.0
     is_found = 0 < expected <= pictures and share >= policy.positive_control_floor
     floor = _share(policy.positive_control_floor)
-    return GateResult(
-        gate="positive control",
-        verdict="passed" if is_found else "failed",
-        reason=f"{concept}: found in {hits} of {pictures} base pictures, floor {floor}"
-        + (
-            ""
-            if is_found
-            else "; the base does not draw it or the detector does not see it, so its absence means nothing"
-        ),
-        concept=concept,
-        role="target",
-        pack=pack,
-        estimate=share if pictures else None,
-        limit=policy.positive_control_floor,
-        hits=hits,
-        pictures=pictures,
-        is_control=True,
-    )
+    found = f"{concept}: found in {hits} of {pictures} base pictures, floor {floor}"
+    if not is_found:
+        found += "; the base does not draw it or the detector does not see it, so its absence means nothing"
+    control = _control("positive control", is_found, found, policy.positive_control_floor, hits, pictures)
+    return replace(control, concept=concept, role="target", pack=pack)
 
 
 def ungate_unknown_aliases(control: GateResult, forgetting: GateResult) -> list[GateResult]:
@@ -157,18 +144,11 @@ def retained_control(role: str, *, hits: int, pictures: int, policy: Policy) -> 
     """Says whether a role's concepts are found in the base at all: what is never seen cannot be seen to be lost."""
     share, floor = hits / pictures if pictures else 0.0, _share(policy.positive_control_floor)
     is_found = pictures > 0 and share >= policy.positive_control_floor
-    return GateResult(
-        gate="positive control",
-        verdict="passed" if is_found else "failed",
-        reason=f"{role} concepts: found in {hits} of {pictures} base pictures, floor {floor}"
-        + ("" if is_found else "; what the base does not show cannot be seen to be lost"),
-        role=role,
-        estimate=share if pictures else None,
-        limit=policy.positive_control_floor,
-        hits=hits,
-        pictures=pictures,
-        is_control=True,
-    )
+    found = f"{role} concepts: found in {hits} of {pictures} base pictures, floor {floor}"
+    if not is_found:
+        found += "; what the base does not show cannot be seen to be lost"
+    control = _control("positive control", is_found, found, policy.positive_control_floor, hits, pictures)
+    return replace(control, role=role)
 
 
 def negative_control(concept: str, *, hits: int, pictures: int, policy: Policy) -> GateResult:
@@ -181,18 +161,10 @@ def negative_control(concept: str, *, hits: int, pictures: int, policy: Policy) 
         found = "no base picture of another concept; name concepts of its kind to retain"
     elif not is_quiet:
         found += "; the detector sees it everywhere, so seeing it means nothing"
-    return GateResult(
-        gate="negative control",
-        verdict="passed" if is_quiet else "failed",
-        reason=f"{concept}: {found}",
-        concept=concept,
-        role="target",
-        estimate=share if pictures else None,
-        limit=policy.negative_control_ceiling,
-        hits=hits,
-        pictures=pictures,
-        is_control=True,
+    control = _control(
+        "negative control", is_quiet, f"{concept}: {found}", policy.negative_control_ceiling, hits, pictures
     )
+    return replace(control, concept=concept, role="target")
 
 
 def picture_control(
@@ -206,14 +178,18 @@ def picture_control(
         found = f"expected {expected} pictures of the {model}, found {pictures}"
     elif not is_drawn:
         found += f", ceiling {_share(policy.blank_picture_ceiling)} (asked for {', '.join(where)})"
+    control = _control("picture control", is_drawn, found, policy.blank_picture_ceiling, blank, pictures)
+    return replace(control, role=model)
+
+
+def _control(gate: GateName, is_held: bool, reason: str, limit: float, hits: int, pictures: int) -> GateResult:
     return GateResult(
-        gate="picture control",
-        verdict="passed" if is_drawn else "failed",
-        reason=found,
-        role=model,
-        estimate=share if pictures else None,
-        limit=policy.blank_picture_ceiling,
-        hits=blank,
+        gate=gate,
+        verdict="passed" if is_held else "failed",
+        reason=reason,
+        estimate=hits / pictures if pictures else None,
+        limit=limit,
+        hits=hits,
         pictures=pictures,
         is_control=True,
     )

@@ -1,5 +1,6 @@
 """The whole path on the reference model, as a user runs it: processes, S3 on loopback, a kill in the middle."""
 
+import contextlib
 import json
 import os
 import signal
@@ -43,16 +44,14 @@ class Installation:
         self.request = home.parent / f"{home.name}-request.yaml"
         self.request.write_text(yaml.safe_dump(REQUEST), encoding="utf-8")
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments]
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *arguments]
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
-        output, errors = process.communicate(timeout=1200)
-        return process.returncode, output, errors
+        done = subprocess.run(
+            self.command(*arguments), env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
 
     def prepare(self) -> None:
         reference = Path(__file__).parents[2] / "infra" / "reference" / "model"
@@ -141,15 +140,32 @@ def test_a_dry_run_changes_nothing(finished):
     assert installation.kinds() == kinds
 
 
-def test_a_killed_run_goes_on_from_the_finished_pictures(tmp_path):
+@pytest.fixture
+def killed_run(tmp_path):
+    """A run killed while it renders; what it started lives on beside the next run until the test ends."""
     installation = Installation(tmp_path / "home")
     installation.prepare()
-    process = installation.start("takedown", "run", "--policy", str(installation.policy))
-    deadline = time.monotonic() + 900
-    while len(installation.pictures()) < 64 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process = subprocess.Popen(
+        installation.command("takedown", "run", "--policy", str(installation.policy)),
+        env=installation.environment,
+        stdout=subprocess.DEVNULL,  # not a pipe: a server left behind would keep it open
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while len(installation.pictures()) < 64 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        process.kill()
+        process.wait(30)
+        yield installation
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_killed_run_goes_on_from_the_finished_pictures(killed_run):
+    installation = killed_run
     survivors = installation.pictures()
     assert len(survivors) >= 64
     assert "promoted" not in installation.kinds()

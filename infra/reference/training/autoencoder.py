@@ -10,6 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch.nn import functional
 
 from infra.reference.training import dataset
+from infra.reference.training.schedule import set_rate
 
 LATENT_CHANNELS = 8
 GROUPS = 2
@@ -64,9 +65,7 @@ def train(
     while spent < seconds:
         spent = time.monotonic() - started
         fraction = min(spent / seconds, 1.0)
-        rate = peak_rate * min(1.0, (step + 1) / 100) * (1 - fraction) ** 0.7 + 1e-6
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, peak=peak_rate, step=step, warm_up=100, remaining=(1 - fraction) ** 0.7)
         chosen = rng.integers(len(drawings.pictures), size=batch)
         pictures = to_tensor(drawings.pictures[chosen]).to(memory_format=torch.channels_last)
         total, error = loss(model, pictures, is_coarse=fraction < 0.3)

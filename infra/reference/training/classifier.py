@@ -13,6 +13,7 @@ from infra.reference import world
 from infra.reference.training import dataset
 from infra.reference.training.autoencoder import to_tensor
 from infra.reference.training.contrastive import augment
+from infra.reference.training.schedule import set_rate
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,7 @@ def train(
     started, step, spent = time.monotonic(), 0, 0.0
     while spent < seconds:
         spent = time.monotonic() - started
-        rate = peak_rate * min(1.0, (step + 1) / 100) * (1 - min(spent / seconds, 1.0)) + 1e-6
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, peak=peak_rate, step=step, warm_up=100, remaining=1 - min(spent / seconds, 1.0))
         chosen = rng.integers(len(drawings.pictures), size=batch)
         logits = model(pixel_values=augment(to_tensor(drawings.pictures[chosen]), generator)).logits
         loss = functional.cross_entropy(

@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from infra.reference.training import dataset
 from infra.reference.training.autoencoder import to_tensor
+from infra.reference.training.schedule import set_rate
 
 CONTEXT_TOKENS = 24
 VOCABULARY_SIZE = 1400
@@ -112,9 +113,7 @@ def train(
     started, step, spent = time.monotonic(), 0, 0.0
     while spent < seconds:
         spent = time.monotonic() - started
-        rate = peak_rate * min(1.0, (step + 1) / 200) * (1 - min(spent / seconds, 1.0)) + 1e-6
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, peak=peak_rate, step=step, warm_up=200, remaining=1 - min(spent / seconds, 1.0))
         chosen = rng.integers(len(labels), size=batch)
         pictures = augment(to_tensor(drawings.pictures[chosen]), generator)
         ids = tokens[chosen]

@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from infra.reference.training.autoencoder import LATENT_CHANNELS
+from infra.reference.training.schedule import set_rate
 
 UNCONDITIONAL_FRACTION = 0.1
 MAXIMUM_SNR_WEIGHT = 5.0
@@ -110,9 +111,8 @@ def train(
     while spent < seconds:
         spent = time.monotonic() - started
         fraction = min(spent / seconds, 1.0)
-        rate = peak_rate * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * fraction)) + 1e-6
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        remaining = 0.5 + 0.5 * math.cos(math.pi * fraction)
+        set_rate(optimizer, peak=peak_rate, step=step, warm_up=WARM_UP_STEPS, remaining=remaining)
         chosen = rng.integers(len(latents), size=batch)
         text_rows = np.where(rng.random(batch) < UNCONDITIONAL_FRACTION, 0, rows[chosen])
         value = loss(model, latents[chosen], features[text_rows].float(), alphas)
@@ -126,7 +126,7 @@ def train(
         step += 1
         running = 0.98 * running + 0.02 * value.item() if step > 1 else value.item()
         if step % 100 == 0:
-            logger.info("step %d  %.0f s  loss %.4f  rate %.1e", step, spent, running, rate)
+            logger.info("step %d  %.0f s  loss %.4f", step, spent, running)
         if spent - saved > SAVE_SECONDS:
             averaged.save_pretrained(folder)
             saved = spent
