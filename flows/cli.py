@@ -61,7 +61,8 @@ def run(arguments: list[str] | None = None) -> int:
         from infra.settings import load_settings, quiet_environment
 
         quiet_environment(load_settings())
-        logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it has no variable for that
+        # it has no variable for that, and sets the level itself on import
+        logging.getLogger("great_expectations.data_context.types.base").addFilter(_is_warning)
         result = typer.main.get_command(app).main(args=arguments, prog_name="scapre", standalone_mode=False)
         return int(result) if isinstance(result, int) else ExitCode.OK
     except _ClickException as error:
@@ -78,6 +79,10 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         errors.print(f"scapre: {error}", markup=False)
         return code
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def _exit_code(error: Exception) -> ExitCode | None:
