@@ -65,7 +65,8 @@ def make_plan(
         raise ProtocolError("expected at least one target, found none; a judgement of nothing would always pass")
     named: list[tuple[Role, Subject]] = [("target", _subject(target, "object")) for target in targets]
     named += [("retained", _subject(concept, "object")) for concept in retained]
-    named += [("hidden", _subject(concept, "object")) for concept in hidden]
+    if policy.probes_per_hidden:
+        named += [("hidden", _subject(concept, "object")) for concept in hidden]
     named += [("style", _subject(style, "style")) for style in styles]
     _refuse_two_roles(named)
     subjects = {subject.name: subject for _, subject in named}

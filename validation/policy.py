@@ -46,7 +46,9 @@ class Policy(BaseModel):
         default=0, ge=0, description="candidate pictures per target that are asked for by its aliases; 0 asks for none"
     )
     probes_per_retained: int = Field(default=8, ge=1, description="pictures per retained concept, of each model")
-    probes_per_hidden: int = Field(default=8, ge=1, description="pictures per hidden concept, of each model")
+    probes_per_hidden: int = Field(
+        default=8, ge=0, description="pictures per hidden concept, of each model; 0 renders and reports none"
+    )
     probes_per_style: int = Field(default=8, ge=1, description="pictures per retained style, of each model")
     positive_control_floor: float = Field(
         default=0.5, gt=0, le=1, description="fraction of a target's base pictures in which it must be found"

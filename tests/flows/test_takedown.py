@@ -26,10 +26,11 @@ POLICY = {
     "probes_per_target": 32,
     "probes_per_target_base": 4,
     "probes_per_retained": 4,
-    "probes_per_hidden": 1,
+    "probes_per_hidden": 0,
     "probes_per_style": 1,
     "retained_margin": 0.5,  # a dozen pictures bound nothing tighter; the limits themselves are tested elsewhere
 }
+TAKEDOWN = ("takedown", "run", "--dial", "vocabulary=0")  # what the engine finds is retained, hence rendered
 
 
 class Installation:
@@ -59,7 +60,7 @@ class Installation:
         assert self.run("request", "add", str(self.request))[0] == 0
 
     def takedown(self, *arguments: str) -> tuple[int, str, str]:
-        return self.run("takedown", "run", "--policy", str(self.policy), *arguments)
+        return self.run(*TAKEDOWN, "--policy", str(self.policy), *arguments)
 
     def kinds(self) -> list[str]:
         output = self.run("ledger", "show", "--json")[1]
@@ -146,7 +147,7 @@ def killed_run(tmp_path):
     installation = Installation(tmp_path / "home")
     installation.prepare()
     process = subprocess.Popen(
-        installation.command("takedown", "run", "--policy", str(installation.policy)),
+        installation.command(*TAKEDOWN, "--policy", str(installation.policy)),
         env=installation.environment,
         stdout=subprocess.DEVNULL,  # not a pipe: a server left behind would keep it open
         stderr=subprocess.DEVNULL,
