@@ -34,12 +34,8 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         *("a portrait of a woman, {} style", "{} painting of a tree"),
     ),
     "identity": (
-        "{}",
-        "a photo of {}",
-        "a portrait of {}",
-        "a painting of {}",
-        "{} in the park",
-        "{} smiling at the camera",
+        *("{}", "{a}", "a photo of {}", "a photo of {a}", "a portrait of {}", "a painting of {}"),
+        *("{a} in the park", "{} smiling at the camera"),
     ),
     "unsafe": ("{}", "a photo of {}", "a picture of {}", "a painting of {}", "a photo of people, {}"),
 }
@@ -123,6 +119,11 @@ class PromptEncoder:
                 f"found {prompt!r}; use a shorter name or alias"
             )
         return slot
+
+    def longest_word(self, name: str) -> int:
+        """Returns into how many tokens the tokenizer cuts the longest word of `name`; 1 means it knows every word."""
+        words = (self._text.tokenizer(word, add_special_tokens=False).input_ids for word in name.split())
+        return max(len(tokens) for tokens in words)
 
     def _encode_batch(self, encoder: PreTrainedModel, prompts: Sequence[str]) -> None:
         tokens = self._text.tokenizer(

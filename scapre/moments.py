@@ -2,11 +2,10 @@
 
 Guarantees:
     1. Nothing depends on the order in which concepts or names were given.
-    2. A vocabulary entry that is nearly the same text as a target counts as its synonym and is not retained.
-    3. The empty prompt, which guidance subtracts from every other, is always among the retained text.
+    2. The empty prompt, which guidance subtracts from every other, is always among the retained text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from scapre.concepts import Concept
 from scapre.embeddings import (
     BARE,
     EMPTY_PROMPT,
-    EncodedPrompt,
+    ConceptPrompt,
     PromptEncoder,
     aligned_slot,
     concept_prompts,
@@ -25,6 +24,7 @@ from scapre.embeddings import (
     spread_templates,
     templates_of,
 )
+from scapre.neighbours import NEAREST, Near, Neighbourhood, choose_anchor, find_neighbours
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
 """Share of each group of retained text in K0, rescaled to 1 over the groups that are not empty."""
@@ -34,27 +34,73 @@ GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.
 class Reading:
     """How the text is read; all of it comes from the dials."""
 
+    anchor: str = NEAREST
+    padding_slots: int = 4
+    vocabulary: int = 2000
+    neighbours: int = 1
+    synonym_cosine: float = 0.9
+    anchor_cosine: float = 0.8
+    longest_word: int = 1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A target among retained names."""
+
+    concept: Concept
     anchor: str
-    padding_slots: int
-    vocabulary: int
-    neighbours: int
-    synonym_cosine: float
+    """What the target becomes; empty is the empty prompt."""
+    neighbours: tuple[Near, ...]
+    """Nearest retained names, nearest first."""
+
+    @property
+    def sentences(self) -> list[tuple[ConceptPrompt, list[str]]]:
+        """Each sentence of the target, with the anchor's and then each neighbour's in the same words."""
+        found = []
+        for template, name in concept_prompts(self.concept):
+            anchor = fill(template, self.anchor).text if self.anchor else EMPTY_PROMPT
+            neighbours = [fill(template, near.name).text for near in self.neighbours]
+            found.append((fill(template, name), [anchor, *neighbours]))
+        return found
+
+
+@dataclass(frozen=True)
+class Passage:
+    """All text that an edit is computed from."""
+
+    targets: tuple[Placed, ...]
+    named: tuple[str, ...]
+    near: Neighbourhood
+    retained: Mapping[str, Sequence[str]]
+    """Sentences of each group of retained text."""
+
+    @property
+    def prompts(self) -> Iterator[str]:
+        """Every sentence."""
+        for placed in self.targets:
+            for sentence, others in placed.sentences:
+                yield from (sentence.text, *others)
+        for sentences in self.retained.values():
+            yield from sentences
 
 
 @dataclass(frozen=True)
 class TargetSlots:
     """The slots that carry one target concept."""
 
-    concept: Concept
+    placed: Placed
     features: Float[Tensor, "slots d_in"]
     anchors: Float[Tensor, "slots d_in"]
     """Features of the anchor, slot by slot."""
     weights: Float[Tensor, " slots"]
     """Weights ω, which sum to 1."""
-    neighbours: tuple[str, ...]
-    """Nearest retained names, nearest first."""
     neutrals: tuple[Float[Tensor, "slots d_in"], ...]
     """Features of each neighbour, slot by slot; the anchor's when nothing is retained."""
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.placed.concept.name
 
 
 @dataclass(frozen=True)
@@ -68,8 +114,6 @@ class Retained:
     """Σ c cᵀ over the slots of each group."""
     counts: Mapping[str, int]
     """Number of slots of each group."""
-    synonyms: tuple[str, ...]
-    """Vocabulary entries left out because they are too near to a target."""
 
     @property
     def second_moment(self) -> Float[Tensor, "d_in d_in"]:
@@ -91,68 +135,75 @@ class Statistics:
     warnings: tuple[str, ...]
 
 
-def encode_text(
+def read_text(
     encoder: PromptEncoder,
     concepts: Sequence[Concept],
     *,
     named: Sequence[str],
     proposable: Sequence[str],
     reading: Reading,
-) -> None:
-    """Encodes every prompt that `gather_statistics` will ask for, except the neighbours in the targets' sentences."""
-    prompts = [EMPTY_PROMPT]
-    for concept in concepts:
-        for template, name in concept_prompts(concept):
-            prompts += [fill(template, name).text, _anchor_prompt(concept, template, reading.anchor)]
-    prompts += _sentences(concepts, named, spread=False)
-    prompts += _sentences(concepts, proposable if reading.vocabulary else (), spread=True)
-    encoder.encode(prompts)
+) -> Passage:
+    """Chooses anchors, neighbours and retained text, and encodes every sentence of them, each once."""
+    proposable = proposable if reading.vocabulary else ()
+    names = [*named, *proposable, *(name for concept in concepts for name in concept.names)]
+    encoder.encode([EMPTY_PROMPT, *(fill(BARE, name).text for name in names)])
+    near = find_neighbours(
+        encoder,
+        concepts,
+        named=named,
+        proposable=proposable,
+        most=reading.vocabulary,
+        synonym_cosine=reading.synonym_cosine,
+        longest_word=reading.longest_word,
+    )
+    passage = Passage(
+        targets=tuple(_place(concept, near.around[concept.name], reading) for concept in concepts),
+        named=tuple(named),
+        near=near,
+        retained={
+            "named": _sentences(concepts, named, spread=False),
+            "found": _sentences(concepts, near.found, spread=True),
+            "general": [EMPTY_PROMPT],
+        },
+    )
+    encoder.encode(passage.prompts)
+    return passage
+
+
+def _place(concept: Concept, around: Sequence[Near], reading: Reading) -> Placed:
+    # whoever names what must survive names the look-alikes
+    rivals = [near for near in around if near.is_named] or around
+    anchor = choose_anchor(concept, around, default=reading.anchor, closest=reading.anchor_cosine)
+    return Placed(concept, anchor, tuple(rivals[: reading.neighbours]))
 
 
 def gather_statistics(
-    encoder: PromptEncoder,
-    concepts: Sequence[Concept],
-    *,
-    named: Sequence[str],
-    proposable: Sequence[str],
-    reading: Reading,
-    device: torch.device,
+    encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device
 ) -> Statistics:
     """Returns slots, anchors, neighbours and second moments, in float64 on `device`."""
-    candidates = [*named, *(proposable if reading.vocabulary else ())]
-    near = _nearness(encoder, concepts, candidates)
-    found, synonyms = _select_found(near, candidates, first_found=len(named), reading=reading)
-    # whoever names what must survive names the look-alikes; what is found may be near by accident of its spelling
-    rivals = range(len(named)) if named else found
-    warnings: list[str] = []
-    targets = []
-    for row, concept in enumerate(concepts):
-        ranked = sorted(rivals, key=lambda column, row=row: (-near[row][column], candidates[column]))
-        neighbours = tuple(candidates[column] for column in ranked[: reading.neighbours])
-        if not neighbours:
-            warnings.append(f"{concept.name}: nothing is retained, so relevance is measured against the anchor")
-        encoder.encode(fill(template, name).text for template, _ in concept_prompts(concept) for name in neighbours)
-        targets.append(_target_slots(encoder, concept, neighbours, reading=reading, device=device))
-    groups = {
-        "named": _sentences(concepts, named, spread=False),
-        "found": _sentences(concepts, [candidates[column] for column in found], spread=True),
-        "general": [EMPTY_PROMPT],
+    warnings = [
+        f"{placed.concept.name}: nothing is retained, so relevance is measured against the anchor"
+        for placed in passage.targets
+        if not placed.neighbours
+    ]
+    full = [prompt for prompts in passage.retained.values() for prompt in prompts if encoder[prompt].is_full]
+    if full:
+        warnings.append(f"{len(full)} retained prompts fill the whole context and may be cut, the first: {full[0]!r}")
+    targets = tuple(_target_slots(encoder, placed, padding_slots, device) for placed in passage.targets)
+    rows = {
+        group: _retained_rows(encoder, prompts, padding_slots, device) for group, prompts in passage.retained.items()
     }
-    if cut := [prompt for prompts in groups.values() for prompt in prompts if encoder[prompt].is_full]:
-        warnings.append(f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}")
-    rows = {group: _retained_rows(encoder, prompts, reading.padding_slots, device) for group, prompts in groups.items()}
     width = rows["general"].shape[1]
     retained = Retained(
-        named=tuple(named),
-        found=tuple(candidates[column] for column in found),
+        named=passage.named,
+        found=passage.near.found,
         sums={
             group: features.mT @ features if len(features) else torch.zeros(width, width).to(features)
             for group, features in rows.items()
         },
         counts={group: len(features) for group, features in rows.items()},
-        synonyms=tuple(candidates[column] for column in synonyms),
     )
-    return Statistics(tuple(targets), retained, tuple(warnings))
+    return Statistics(targets, retained, tuple(warnings))
 
 
 def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: bool) -> list[str]:
@@ -162,65 +213,21 @@ def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: boo
     return [fill(template, name).text for name in names for template in chosen[name]]
 
 
-def _anchor_prompt(concept: Concept, template: str, default: str) -> str:
-    anchor = default if concept.anchor is None else concept.anchor
-    return fill(template, anchor).text if anchor else EMPTY_PROMPT
-
-
-def _target_slots(
-    encoder: PromptEncoder, concept: Concept, neighbours: tuple[str, ...], *, reading: Reading, device: torch.device
-) -> TargetSlots:
-    features, anchors, weights = [], [], []
-    neutrals: list[list[Tensor]] = [[] for _ in neighbours]
-    pairs = concept_prompts(concept)
-    for template, name in pairs:
-        filled = fill(template, name)
-        prompt = encoder[filled.text]
-        start = encoder.last_token(filled.text, filled.up_to_name)
-        slots = [*range(start, prompt.end + 1), *prompt.padding(reading.padding_slots)]
-
-        def aligned(other: EncodedPrompt, slots: list[int] = slots, prompt: EncodedPrompt = prompt) -> Tensor:
-            return other.features[[aligned_slot(slot, prompt, other) for slot in slots]]
-
+def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: torch.device) -> TargetSlots:
+    features, weights = [], []
+    others: list[list[Tensor]] = [[] for _ in range(1 + len(placed.neighbours))]  # the anchor, then the neighbours
+    pairs = placed.sentences
+    for sentence, other_texts in pairs:
+        prompt = encoder[sentence.text]
+        start = encoder.last_token(sentence.text, sentence.up_to_name)
+        slots = [*range(start, prompt.end + 1), *prompt.padding(padding)]
         features.append(prompt.features[slots])
-        anchors.append(aligned(encoder[_anchor_prompt(concept, template, reading.anchor)]))
-        for column, neighbour in enumerate(neighbours):
-            neutrals[column].append(aligned(encoder[fill(template, neighbour).text]))
+        for column, text in enumerate(other_texts):
+            other = encoder[text]
+            others[column].append(other.features[[aligned_slot(slot, prompt, other) for slot in slots]])
         weights.append(torch.full((len(slots),), 1.0 / (len(slots) * len(pairs)), dtype=torch.float64, device=device))
-    together = [torch.cat(parts).to(device, torch.float64) for parts in (features, anchors, *neutrals)]
-    return TargetSlots(
-        concept, together[0], together[1], torch.cat(weights), neighbours, tuple(together[2:]) or (together[1],)
-    )
-
-
-def _nearness(encoder: PromptEncoder, concepts: Sequence[Concept], candidates: Sequence[str]) -> list[list[float]]:
-    """Returns the cosine of each concept (its nearest name) and each candidate, the candidates' mean taken off."""
-    if not candidates:
-        return [[] for _ in concepts]
-    vectors = torch.stack([_name_vector(encoder, name) for name in candidates])
-    centre = vectors.mean(dim=0) if len(candidates) > 1 else torch.zeros_like(vectors[0])
-    units = torch.nn.functional.normalize(vectors - centre, dim=1)
-    near = []
-    for concept in concepts:
-        names = torch.stack([_name_vector(encoder, name) for name in concept.names])
-        cosines = torch.nn.functional.normalize(names - centre, dim=1) @ units.mT
-        near.append(cosines.max(dim=0).values.tolist())
-    return near
-
-
-def _name_vector(encoder: PromptEncoder, name: str) -> Float[Tensor, " d_in"]:
-    prompt = encoder[fill(BARE, name).text]
-    return prompt.features[prompt.end].cpu().double()
-
-
-def _select_found(
-    near: list[list[float]], candidates: Sequence[str], *, first_found: int, reading: Reading
-) -> tuple[list[int], list[int]]:
-    columns = range(first_found, len(candidates))
-    nearest = {column: max((row[column] for row in near), default=0.0) for column in columns}
-    ranked = sorted(columns, key=lambda column: (-nearest[column], candidates[column]))
-    synonyms = [column for column in ranked if nearest[column] > reading.synonym_cosine]
-    return [column for column in ranked if nearest[column] <= reading.synonym_cosine][: reading.vocabulary], synonyms
+    target, anchors, *neutrals = (torch.cat(parts).to(device, torch.float64) for parts in (features, *others))
+    return TargetSlots(placed, target, anchors, torch.cat(weights), tuple(neutrals) or (anchors,))
 
 
 def _retained_rows(

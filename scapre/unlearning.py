@@ -15,7 +15,7 @@ from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
 from scapre.methods import Problem, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Statistics, TargetSlots, encode_text, gather_statistics
+from scapre.moments import Passage, Statistics, TargetSlots, gather_statistics, read_text
 from scapre.vocabulary import proposable_names
 
 LARGE_DRIFT = 1.0
@@ -60,12 +60,10 @@ def unlearn(
             base = read_base(pipeline_or_path)
             encoder, reading = PromptEncoder(base.text), reading_of(settings)
             proposable = proposable_names(forgotten, named, kept_out)
-            encode_text(encoder, forgotten, named=named, proposable=proposable, reading=reading)
+            passage = read_text(encoder, forgotten, named=named, proposable=proposable, reading=reading)
         with clock.phase("statistics"):
             device = next(iter(base.projections.values())).device
-            statistics = gather_statistics(
-                encoder, forgotten, named=named, proposable=proposable, reading=reading, device=device
-            )
+            statistics = gather_statistics(encoder, passage, padding_slots=reading.padding_slots, device=device)
             problem = _stack_rows(base, statistics)
         solution = chosen.solve(problem, settings, clock)
         spec = EditSpec(
@@ -76,7 +74,7 @@ def unlearn(
             base_digest=base.digest,
             withheld=kept_out,
         )
-        diagnostics = {**_diagnose(problem, solution.delta), **solution.diagnostics}
+        diagnostics = {**_diagnose(problem, solution.delta), **_describe(passage), **solution.diagnostics}
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
         return build_edit(base, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
 
@@ -104,14 +102,21 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
         )
     return {
         "drift": drift,
-        "residual_response": {t.concept.name: _residual(base, delta, t) for t in statistics.targets},
+        "residual_response": {t.name: _residual(base, delta, t) for t in statistics.targets},
         "retained_response": _ratio(moved, response),
-        "neighbour_response": {t.concept.name: _neighbour_change(base, delta, t) for t in statistics.targets},
-        "neighbours": {t.concept.name: list(t.neighbours) for t in statistics.targets},
-        "retain_named": list(statistics.retained.named),
-        "retain_found": list(statistics.retained.found),
-        "synonyms_left_out": list(statistics.retained.synonyms),
+        "neighbour_response": {t.name: _neighbour_change(base, delta, t) for t in statistics.targets},
         "warnings": warnings,
+    }
+
+
+def _describe(passage: Passage) -> dict[str, Any]:
+    return {
+        "anchors": {placed.concept.name: placed.anchor for placed in passage.targets},
+        "neighbours": {placed.concept.name: [near.name for near in placed.neighbours] for placed in passage.targets},
+        "retain_named": list(passage.named),
+        "retain_found": list(passage.near.found),
+        "synonyms_left_out": list(passage.near.synonyms),
+        "strangers_left_out": list(passage.near.strangers),
     }
 
 

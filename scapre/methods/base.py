@@ -12,6 +12,7 @@ from scapre.concepts import DialValue
 from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics
+from scapre.neighbours import NEAREST
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,19 @@ class Method:
 
 READING_DIALS: Mapping[str, Dial] = {
     "anchor": Dial(
-        "", "c': what targets without an anchor of their own become; empty is the empty prompt", is_text=True
+        NEAREST,
+        "c': what targets without an anchor of their own become: nearest takes the nearest retained name (the empty "
+        "prompt for unsafe content), empty is the empty prompt",
+        is_text=True,
     ),
+    "anchor_cosine": Dial(0.8, "found names with a higher centred cosine are too like a target to be its anchor", 0, 1),
     "slots": Dial(
         4, "number of padding slots per prompt in S and K0, spread over the padding; 0 reads words and end only", 0
     ),
     "vocabulary": Dial(2000, "how many names of the engine's own vocabulary enter K0, nearest first; 0 for none", 0),
+    "longest_word": Dial(
+        1, "vocabulary entries with a word of more tokens are unknown to the encoder and stay out; 0 lets all in", 0
+    ),
     "neighbours": Dial(1, "number of nearest retained names a channel must tell a target from, e in d'", 1),
     "synonym_cosine": Dial(0.9, "vocabulary entries with a higher centred cosine to a target count as synonyms", 0, 1),
 }
@@ -127,6 +135,8 @@ def reading_of(dials: Dials) -> Reading:
         vocabulary=int(dials["vocabulary"]),
         neighbours=int(dials["neighbours"]),
         synonym_cosine=float(dials["synonym_cosine"]),
+        anchor_cosine=float(dials["anchor_cosine"]),
+        longest_word=int(dials["longest_word"]),
     )
 
 

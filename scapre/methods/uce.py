@@ -15,6 +15,7 @@ from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Sol
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
+    "anchor": replace(READING_DIALS["anchor"], default=""),
     "vocabulary": replace(READING_DIALS["vocabulary"], default=0),
     "erasure_strength": Dial(1.0, "η: weight of the targets; 0 leaves every weight as it is", 0),
     "retention_strength": Dial(0.1, "λ1: weight of the retained names", 0),

@@ -15,10 +15,11 @@ from scapre.embeddings import (
     spread_templates,
     templates_of,
 )
-from scapre.moments import Reading, encode_text, gather_statistics
+from scapre.moments import Reading, gather_statistics, read_text
+from scapre.neighbours import Near, choose_anchor
 from scapre.vocabulary import everyday_names
 
-READING = Reading(anchor="", padding_slots=3, vocabulary=0, neighbours=1, synonym_cosine=0.95)
+READING = Reading(anchor="", padding_slots=3, vocabulary=0, synonym_cosine=0.95)
 CPU = torch.device("cpu")
 
 
@@ -28,8 +29,8 @@ def encoder(pipeline) -> PromptEncoder:
 
 
 def gather(encoder: PromptEncoder, concepts, named=(), proposable=(), reading=READING):
-    encode_text(encoder, concepts, named=named, proposable=proposable, reading=reading)
-    return gather_statistics(encoder, concepts, named=named, proposable=proposable, reading=reading, device=CPU)
+    passage = read_text(encoder, concepts, named=named, proposable=proposable, reading=reading)
+    return gather_statistics(encoder, passage, padding_slots=reading.padding_slots, device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_anchor_slots_play_the_same_part(encoder) -> None:
 
 
 def test_own_anchor_goes_before_the_dial(encoder) -> None:
-    reading = Reading(anchor="object", padding_slots=0, vocabulary=0, neighbours=1, synonym_cosine=1.0)
+    reading = Reading(anchor="object", padding_slots=0, vocabulary=0)
     statistics = gather(encoder, [Concept("cat", anchor="dog"), Concept("horse")], reading=reading)
     dog, thing = encoder["a photo of a dog"], encoder["a photo of an object"]
     assert any(torch.equal(row, dog.features[dog.end]) for row in statistics.targets[0].anchors)
@@ -143,15 +144,42 @@ def test_retained_names_appear_in_every_sentence_of_the_targets() -> None:
 
 def test_nearest_names_come_first_and_near_synonyms_stay_out(encoder) -> None:
     words = ("dog", "horse", "zebra", "apple", "pear", "guitar", "violin")
-    reading = Reading(anchor="", padding_slots=0, vocabulary=3, neighbours=2, synonym_cosine=1.0)
-    statistics = gather(encoder, [Concept("cat")], proposable=words, reading=reading)
-    assert len(statistics.retained.found) == 3
-    assert statistics.targets[0].neighbours == statistics.retained.found[:2]
-    nearest = statistics.retained.found[0]
-    strict = Reading(anchor="", padding_slots=0, vocabulary=3, neighbours=2, synonym_cosine=0.0)
-    statistics = gather(encoder, [Concept("cat")], proposable=words, reading=strict)
-    assert nearest in statistics.retained.synonyms
-    assert nearest not in statistics.retained.found
+    lax, strict = (Reading(vocabulary=3, neighbours=2, synonym_cosine=cosine) for cosine in (1.0, 0.0))
+    passage = read_text(encoder, [Concept("cat")], named=(), proposable=words, reading=lax)
+    assert len(passage.near.found) == 3
+    assert tuple(near.name for near in passage.targets[0].neighbours) == passage.near.found[:2]
+    nearest = passage.near.found[0]
+    passage = read_text(encoder, [Concept("cat")], named=(), proposable=words, reading=strict)
+    assert nearest in passage.near.synonyms
+    assert nearest not in passage.near.found
+
+
+def test_words_the_tokenizer_spells_out_are_strangers(encoder) -> None:
+    words = ("dog", "van gogh", "wombat", "tree frog")
+    for longest, strangers in ((1, ("wombat", "tree frog")), (0, ())):
+        passage = read_text(
+            encoder, [Concept("cat")], named=(), proposable=words, reading=Reading(longest_word=longest)
+        )
+        assert passage.near.strangers == strangers
+        assert set(passage.near.found) | set(passage.near.synonyms) == set(words) - set(strangers)
+
+
+@pytest.mark.parametrize(
+    ("concept", "default", "anchor"),
+    [
+        (Concept("cat", anchor="horse"), "nearest", "horse"),
+        (Concept("cat", anchor=""), "nearest", ""),
+        (Concept("cat"), "object", "object"),
+        (Concept("cat"), "nearest", "dog"),  # the kitten was found, not named, and is nearly a cat
+        (Concept("cat", kind="unsafe"), "nearest", ""),
+    ],
+)
+def test_a_target_becomes_its_anchor_or_its_nearest_retained_name(concept, default: str, anchor: str) -> None:
+    around = [Near("kitten", 0.85, is_named=False), Near("dog", 0.6, is_named=False), Near("horse", 0.5, is_named=True)]
+    assert choose_anchor(concept, around, default=default, closest=0.8) == anchor
+    named = [Near("kitten", 0.85, is_named=True), *around[1:]]
+    assert choose_anchor(Concept("cat"), named, default="nearest", closest=0.8) == "kitten"
+    assert choose_anchor(Concept("cat"), (), default="nearest", closest=0.8) == ""
 
 
 def test_without_retained_names_the_anchor_is_neutral_and_it_is_said(encoder) -> None:

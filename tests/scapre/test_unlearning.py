@@ -13,7 +13,7 @@ import scapre
 from scapre import Concept, DialError, Edit, InvalidConceptError, SingularSystemError, UnsupportedArchitectureError
 from scapre.embeddings import PromptEncoder, TextStack, fill, templates_of
 from scapre.methods import METHODS
-from scapre.moments import Reading, encode_text, gather_statistics
+from scapre.moments import Reading, gather_statistics, read_text
 
 CAT, GOGH = Concept("cat", aliases=("kitten",)), Concept("van gogh", "style")
 RETAIN = ("dog", "horse", "apple", "monet")
@@ -38,8 +38,8 @@ def test_target_answers_like_its_anchor_and_retained_text_as_before(make_pipelin
     # 160 dimensions, so that target and retained name have directions of their own in every sentence
     pipeline = make_pipeline(width=160)
     before = weights(pipeline)
-    dials = {"erasure_strength": 1e9, "ridge": 1e-5, "rank": 99, "noise": 1e-6, "slots": 1, "row_weights": row_weights}
-    edit = unlearn(pipeline, (Concept("cat"),), ("dog",), **dials)
+    dials = {"anchor": "", "erasure_strength": 1e9, "ridge": 1e-5, "rank": 99, "noise": 1e-6, "slots": 1}
+    edit = unlearn(pipeline, (Concept("cat"),), ("dog",), row_weights=row_weights, **dials)
     edit.apply(pipeline)
     target, anchor, kept = (
         features(pipeline, "a photo of a cat"),
@@ -139,7 +139,7 @@ def test_two_processes_write_the_same_bytes(checkpoint: Path, tmp_path: Path) ->
         ("slots", (0, 4)),
         ("vocabulary", (0, 5)),
         ("neighbours", (1, 2)),
-        ("anchor", ("", "object")),
+        ("anchor", ("", "object", "nearest")),
     ],
 )
 def test_every_dial_turns_something(pipeline, dial: str, values: tuple) -> None:
@@ -148,14 +148,20 @@ def test_every_dial_turns_something(pipeline, dial: str, values: tuple) -> None:
         assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize(("dial", "values"), [("anchor_cosine", (0.0, 1.0)), ("longest_word", (1, 0))])
+def test_dials_of_the_vocabulary_turn_something(pipeline, dial: str, values: tuple) -> None:
+    first, second = (scapre.unlearn(pipeline, [CAT], **{dial: value}).changes for value in values)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
 def test_synonym_cosine_decides_what_the_vocabulary_may_keep(pipeline) -> None:
-    strict, lax = (unlearn(pipeline, vocabulary=2000, synonym_cosine=value) for value in (0.3, 1.0))
+    strict, lax = (unlearn(pipeline, vocabulary=2000, longest_word=0, synonym_cosine=value) for value in (0.3, 1.0))
     assert len(strict.diagnostics["retain_found"]) < len(lax.diagnostics["retain_found"])
     assert set(strict.diagnostics["synonyms_left_out"]) & set(lax.diagnostics["retain_found"])
 
 
 def test_vocabulary_is_used_by_default_and_withheld_names_are_not_in_it(pipeline) -> None:
-    edit = scapre.unlearn(pipeline, [CAT], withheld=["clock"])
+    edit = scapre.unlearn(pipeline, [CAT], withheld=["clock"], longest_word=0)
     found = edit.diagnostics["retain_found"]
     assert len(found) > 900
     assert not [name for name in found if "clock" in name or name == "cat"]
@@ -181,13 +187,11 @@ def test_histogram_counts_every_row_and_target(pipeline) -> None:
 
 def test_uce_equals_its_formula(pipeline) -> None:
     edit = unlearn(pipeline, method="uce", ridge=0.7, retention_strength=0.2, erasure_strength=3.0, slots=2)
-    reading = Reading(anchor="", padding_slots=2, vocabulary=0, neighbours=1, synonym_cosine=0.9)
+    reading = Reading(anchor="", vocabulary=0)
     encoder = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
     concepts, named = edit.spec.concepts, edit.spec.retain
-    encode_text(encoder, concepts, named=named, proposable=(), reading=reading)
-    statistics = gather_statistics(
-        encoder, concepts, named=named, proposable=(), reading=reading, device=torch.device("cpu")
-    )
+    passage = read_text(encoder, concepts, named=named, proposable=(), reading=reading)
+    statistics = gather_statistics(encoder, passage, padding_slots=2, device=torch.device("cpu"))
     retained = []
     for name in named:
         for template in templates_of(concepts):

@@ -1,0 +1,127 @@
+"""Who is near whom: orders retained names around the targets by the geometry of the text encoder alone.
+
+Guarantees:
+    1. Nothing depends on the order in which concepts or names were given.
+    2. A vocabulary entry that is nearly the same text as a target counts as its synonym and is not retained.
+    3. A vocabulary entry that the tokenizer spells out in pieces is a stranger: its features say more about spelling
+       than about a thing, and neither protect anything nor lie near anything by meaning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scapre.concepts import Concept
+from scapre.embeddings import BARE, EMPTY_PROMPT, PromptEncoder, fill
+
+NEAREST = "nearest"
+"""Value of the dial `anchor` that lets each target become its nearest retained neighbour."""
+
+
+@dataclass(frozen=True)
+class Near:
+    """One retained name beside a target."""
+
+    name: str
+    cosine: float
+    """Cosine to the target, the mean of all candidates taken off; 1 is the same text to the encoder."""
+    is_named: bool
+    """Whether the user named it, rather than the engine finding it."""
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Retained names around the targets."""
+
+    found: tuple[str, ...]
+    """Vocabulary entries to retain, nearest to a target first."""
+    synonyms: tuple[str, ...]
+    """Vocabulary entries left out because they are too near to a target."""
+    strangers: tuple[str, ...]
+    """Vocabulary entries left out because the tokenizer spells them out."""
+    around: Mapping[str, tuple[Near, ...]]
+    """Every retained name around each target, nearest first."""
+
+
+def find_neighbours(
+    encoder: PromptEncoder,
+    concepts: Sequence[Concept],
+    *,
+    named: Sequence[str],
+    proposable: Sequence[str],
+    most: int,
+    synonym_cosine: float,
+    longest_word: int,
+) -> Neighbourhood:
+    """Returns what to retain besides the named, and how near every retained name is to every target.
+
+    Args:
+        encoder: where every name was encoded before.
+        concepts: the targets.
+        named: names the user wants retained.
+        proposable: names the vocabulary may add.
+        most: how many of them at most.
+        synonym_cosine: vocabulary entries above it are synonyms.
+        longest_word: vocabulary entries with a word of more tokens are strangers; 0 lets all in.
+    """
+    familiar = [name for name in proposable if not longest_word or encoder.longest_word(name) <= longest_word]
+    candidates = [*named, *familiar]
+    near = _nearness(encoder, concepts, candidates)
+    nearest = {name: max((row[name] for row in near.values()), default=0.0) for name in candidates}
+    ranked = sorted(familiar, key=lambda name: (-nearest[name], name))
+    found = [name for name in ranked if nearest[name] <= synonym_cosine][:most]
+    retained = [*named, *found]
+    around = {
+        concept.name: tuple(
+            Near(name, near[concept.name][name], name in named)
+            for name in sorted(retained, key=lambda name, row=near[concept.name]: (-row[name], name))
+        )
+        for concept in concepts
+    }
+    return Neighbourhood(
+        found=tuple(found),
+        synonyms=tuple(name for name in ranked if nearest[name] > synonym_cosine),
+        strangers=tuple(name for name in proposable if name not in set(familiar)),
+        around=around,
+    )
+
+
+def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, closest: float) -> str:
+    """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
+
+    A name the engine found must not be nearer than `closest`: what is nearly the target would be drawn as the target.
+    Unsafe content becomes the empty prompt, since what lies near it is seldom better.
+    """
+    if concept.anchor is not None:
+        return concept.anchor
+    if default != NEAREST:
+        return default
+    if concept.kind == "unsafe":
+        return EMPTY_PROMPT
+    usable = (near.name for near in around if near.is_named or near.cosine <= closest)
+    return next(usable, EMPTY_PROMPT)
+
+
+def _nearness(
+    encoder: PromptEncoder, concepts: Sequence[Concept], candidates: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Returns the cosine of each concept (its nearest name) and each candidate, the candidates' mean taken off."""
+    if not candidates:
+        return {concept.name: {} for concept in concepts}
+    vectors = torch.stack([_name_vector(encoder, name) for name in candidates])
+    centre = vectors.mean(dim=0) if len(candidates) > 1 else torch.zeros_like(vectors[0])
+    units = torch.nn.functional.normalize(vectors - centre, dim=1)
+    near = {}
+    for concept in concepts:
+        names = torch.stack([_name_vector(encoder, name) for name in concept.names])
+        cosines = torch.nn.functional.normalize(names - centre, dim=1) @ units.mT
+        near[concept.name] = dict(zip(candidates, cosines.max(dim=0).values.tolist(), strict=True))
+    return near
+
+
+def _name_vector(encoder: PromptEncoder, name: str) -> Float[Tensor, " d_in"]:
+    prompt = encoder[fill(BARE, name).text]
+    return prompt.features[prompt.end].cpu().double()
