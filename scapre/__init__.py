@@ -16,8 +16,9 @@ from scapre.errors import (
 
 if TYPE_CHECKING:
     from scapre.checkpoint import CheckpointInfo, base_digest, inspect_checkpoint, merge
+    from scapre.diagnosis import Preflight
     from scapre.edit import Edit
-    from scapre.unlearning import describe_dials, unlearn
+    from scapre.unlearning import describe_dials, preflight, unlearn
 
 __all__ = [
     "BaseMismatchError",
@@ -28,6 +29,7 @@ __all__ = [
     "Edit",
     "EditSpec",
     "InvalidConceptError",
+    "Preflight",
     "ScaPreError",
     "SingularSystemError",
     "UnsupportedArchitectureError",
@@ -35,6 +37,7 @@ __all__ = [
     "describe_dials",
     "inspect_checkpoint",
     "merge",
+    "preflight",
     "unlearn",
 ]
 
@@ -46,6 +49,8 @@ _LAZY = {
     "merge": "scapre.checkpoint",
     "Edit": "scapre.edit",
     "describe_dials": "scapre.unlearning",
+    "Preflight": "scapre.diagnosis",
+    "preflight": "scapre.unlearning",
     "unlearn": "scapre.unlearning",
 }
 

@@ -132,7 +132,6 @@ class Statistics:
 
     targets: tuple[TargetSlots, ...]
     retained: Retained
-    warnings: tuple[str, ...]
 
 
 def read_text(
@@ -181,14 +180,6 @@ def gather_statistics(
     encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device
 ) -> Statistics:
     """Returns slots, anchors, neighbours and second moments, in float64 on `device`."""
-    warnings = [
-        f"{placed.concept.name}: nothing is retained, so relevance is measured against the anchor"
-        for placed in passage.targets
-        if not placed.neighbours
-    ]
-    full = [prompt for prompts in passage.retained.values() for prompt in prompts if encoder[prompt].is_full]
-    if full:
-        warnings.append(f"{len(full)} retained prompts fill the whole context and may be cut, the first: {full[0]!r}")
     targets = tuple(_target_slots(encoder, placed, padding_slots, device) for placed in passage.targets)
     rows = {
         group: _retained_rows(encoder, prompts, padding_slots, device) for group, prompts in passage.retained.items()
@@ -203,7 +194,7 @@ def gather_statistics(
         },
         counts={group: len(features) for group, features in rows.items()},
     )
-    return Statistics(targets, retained, tuple(warnings))
+    return Statistics(targets, retained)
 
 
 def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: bool) -> list[str]:

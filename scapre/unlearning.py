@@ -1,6 +1,8 @@
 """From a base model and concepts to an edit: encode, statistics, solve, refine."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,13 +11,22 @@ from torch import Tensor
 
 from scapre.architectures import BaseModel
 from scapre.checkpoint import read_base
-from scapre.concepts import Concept, DialValue, EditSpec, canonical_concepts, canonical_names, check_disjoint
+from scapre.concepts import (
+    Concept,
+    DialValue,
+    EditSpec,
+    canonical_concepts,
+    canonical_json,
+    canonical_names,
+    check_disjoint,
+)
 from scapre.determinism import Stopwatch, single_threaded
+from scapre.diagnosis import Preflight, examine
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
-from scapre.methods import Problem, find_method
+from scapre.methods import Method, Problem, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Passage, Statistics, TargetSlots, gather_statistics, read_text
+from scapre.moments import Passage, Reading, Statistics, TargetSlots, gather_statistics, read_text
 from scapre.vocabulary import proposable_names
 
 LARGE_DRIFT = 1.0
@@ -49,34 +60,90 @@ def unlearn(
 
     No randomness is consumed; the same input gives the same bytes whatever the number of CPU threads.
     """
-    chosen = find_method(method)
-    settings = chosen.resolve(dials)
-    forgotten = canonical_concepts(concepts)
-    named, kept_out = canonical_names(retain or (), "retained name"), canonical_names(withheld, "withheld name")
-    check_disjoint(forgotten, named, kept_out)
+    order = _Order.of(concepts, retain, withheld, method, dials)
     clock = Stopwatch()
     with single_threaded(), torch.no_grad():
         with clock.phase("encode"):
             base = read_base(pipeline_or_path)
-            encoder, reading = PromptEncoder(base.text), reading_of(settings)
-            proposable = proposable_names(forgotten, named, kept_out)
-            passage = read_text(encoder, forgotten, named=named, proposable=proposable, reading=reading)
+            encoder = PromptEncoder(base.text)
+            passage, found = order.read(encoder)
         with clock.phase("statistics"):
             device = next(iter(base.projections.values())).device
-            statistics = gather_statistics(encoder, passage, padding_slots=reading.padding_slots, device=device)
+            statistics = gather_statistics(encoder, passage, padding_slots=order.reading.padding_slots, device=device)
             problem = _stack_rows(base, statistics)
-        solution = chosen.solve(problem, settings, clock)
+        solution = order.method.solve(problem, order.dials, clock)
         spec = EditSpec(
-            method=chosen.name,
-            concepts=forgotten,
-            retain=(*statistics.retained.named, *statistics.retained.found),
-            dials=settings,
+            method=order.method.name,
+            concepts=order.concepts,
+            retain=(*found.retain_named, *found.retain_found),
+            dials=order.dials,
             base_digest=base.digest,
-            withheld=kept_out,
+            withheld=order.withheld,
         )
-        diagnostics = {**_diagnose(problem, solution.delta), **_describe(passage), **solution.diagnostics}
+        told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
+        measured = _diagnose(problem, solution.delta)
+        measured["warnings"] = [*found.warnings, *measured["warnings"]]
+        diagnostics = {**told, **measured, **solution.diagnostics}
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
         return build_edit(base, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
+
+
+def preflight(
+    pipeline_or_path: Any,
+    concepts: Sequence[Concept],
+    retain: Sequence[str] | None = None,
+    method: str = "scapre",
+    *,
+    withheld: Sequence[str] = (),
+    **dials: DialValue,
+) -> Preflight:
+    """Returns what `unlearn` would do, as far as text can tell: anchors, names at risk, warnings.
+
+    Raises as `unlearn` does, except for what only the solve can find; nothing is solved and nothing is changed.
+    """
+    order = _Order.of(concepts, retain, withheld, method, dials)
+    with single_threaded(), torch.no_grad():
+        return order.read(PromptEncoder(read_base(pipeline_or_path).text))[1]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What was asked for, checked and in canonical order."""
+
+    method: Method
+    dials: Mapping[str, DialValue]
+    concepts: tuple[Concept, ...]
+    named: tuple[str, ...]
+    withheld: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        concepts: Sequence[Concept],
+        retain: Sequence[str] | None,
+        withheld: Sequence[str],
+        method: str,
+        dials: Mapping[str, DialValue],
+    ) -> "_Order":
+        chosen = find_method(method)
+        order = cls(
+            method=chosen,
+            dials=chosen.resolve(dials),
+            concepts=canonical_concepts(concepts),
+            named=canonical_names(retain or (), "retained name"),
+            withheld=canonical_names(withheld, "withheld name"),
+        )
+        check_disjoint(order.concepts, order.named, order.withheld)
+        return order
+
+    @property
+    def reading(self) -> Reading:
+        return reading_of(self.dials)
+
+    def read(self, encoder: PromptEncoder) -> tuple[Passage, Preflight]:
+        proposable = proposable_names(self.concepts, self.named, self.withheld)
+        passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
+        return passage, examine(encoder, passage, synonym_cosine=self.reading.synonym_cosine)
 
 
 def _stack_rows(base: BaseModel, statistics: Statistics) -> Problem:
@@ -95,7 +162,7 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
     }
     kept = statistics.retained.second_moment
     moved, response = ((weight @ kept * weight).sum() for weight in (delta, base))
-    warnings = list(statistics.warnings)
+    warnings = []
     if large := [name for name, value in drift.items() if value > LARGE_DRIFT]:
         warnings.append(
             f"{len(large)} projections drift by more than their own norm; raise ridge or retention_strength"
@@ -109,15 +176,8 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
     }
 
 
-def _describe(passage: Passage) -> dict[str, Any]:
-    return {
-        "anchors": {placed.concept.name: placed.anchor for placed in passage.targets},
-        "neighbours": {placed.concept.name: [near.name for near in placed.neighbours] for placed in passage.targets},
-        "retain_named": list(passage.named),
-        "retain_found": list(passage.near.found),
-        "synonyms_left_out": list(passage.near.synonyms),
-        "strangers_left_out": list(passage.near.strangers),
-    }
+def _neighbours(passage: Passage) -> dict[str, list[str]]:
+    return {placed.concept.name: [near.name for near in placed.neighbours] for placed in passage.targets}
 
 
 def _residual(base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"], target: TargetSlots) -> float:

@@ -1,7 +1,7 @@
 """`scapre unlearn` and `scapre settings`: the engine alone, and what can be set."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from rich.table import Table
 from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.errors import BadRequestError
 from flows.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    import scapre
 
 
 def unlearn(
@@ -22,7 +25,9 @@ def unlearn(
     kind: Annotated[str, typer.Option(help="Kind of the concepts: object, style, identity or unsafe.")] = "object",
     method: Annotated[str, typer.Option(help="Unlearning method.")] = "scapre",
     dial: Annotated[list[str] | None, typer.Option(help=DIAL_HELP)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what each concept would become and which names are at risk; no more.")
+    ] = False,
 ) -> int:
     """Forget concepts in a checkpoint; nothing but text is needed."""
     import scapre
@@ -34,20 +39,37 @@ def unlearn(
     retained = [*(retain or []), *_lines(retain_file)]
     if out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
-    scapre.inspect_checkpoint(checkpoint)
     dials: dict[str, Any] = dict(parse_dials(dial or []))
+    if dry_run:
+        _show_preflight(scapre.preflight(checkpoint, targets, retain=retained, method=method, **dials))
+        typer.echo("dry run: nothing was solved and nothing was written")
+        return ExitCode.OK
     edit = scapre.unlearn(checkpoint, targets, retain=retained, method=method, **dials)
-    for warning in edit.diagnostics.get("warnings", ()):
+    for warning in edit.diagnostics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"edit {edit.digest} of base {edit.base_digest}")
-    if dry_run:
-        typer.echo("dry run: nothing was written")
-        return ExitCode.OK
     out.mkdir(parents=True)
     scapre.merge(edit, checkpoint, out / "checkpoint")
     edit.save(out / "edit.safetensors")
     typer.echo(f"wrote {out / 'edit.safetensors'} and {out / 'checkpoint'}")
     return ExitCode.OK
+
+
+def _show_preflight(found: "scapre.Preflight") -> None:
+    console = Console()
+    becomes = Table("concept", "becomes", title="targets")
+    for name, anchor in found.anchors.items():
+        becomes.add_row(name, anchor or "nothing in particular (the empty prompt)")
+    at_risk = Table("retained name", "near target", "cosine", title="nearest retained names, most at risk first")
+    for one in found.at_risk:
+        at_risk.add_row(one.name, one.target, f"{one.cosine:.2f}")
+    console.print(becomes, at_risk)
+    console.print(
+        f"retained: {len(found.retain_named)} named, {len(found.retain_found)} found in the vocabulary; "
+        f"{len(found.synonyms_left_out)} left out as synonyms, {len(found.strangers_left_out)} as unknown words"
+    )
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def settings() -> None:

@@ -1,0 +1,124 @@
+"""What can be said before anything is solved: who becomes what, who is at risk, and what cannot work.
+
+Guarantees:
+    1. What the text encoder cannot tell apart is refused by name: no closed form can separate it.
+    2. What is merely near is a warning with both names and a next step.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from scapre.embeddings import BARE, EncodedPrompt, PromptEncoder, fill
+from scapre.errors import InvalidConceptError
+from scapre.moments import Passage, Placed
+from scapre.neighbours import Near
+
+SAME_TEXT = 1e-5
+"""Relative distance of two features below which they are one text to the encoder (float32 rounding is 1e-6)."""
+AT_RISK_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class AtRisk:
+    """A retained name that lies near a target."""
+
+    name: str
+    target: str
+    cosine: float
+    """Cosine of the two, the mean of all candidates taken off."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What an edit would do, as far as text alone can tell; nothing was solved and nothing changed."""
+
+    anchors: Mapping[str, str]
+    """What each target would become; empty is the empty prompt."""
+    at_risk: tuple[AtRisk, ...]
+    """The retained names nearest to a target, nearest first."""
+    retain_named: tuple[str, ...]
+    retain_found: tuple[str, ...]
+    """Names the engine would retain by itself, nearest to a target first."""
+    synonyms_left_out: tuple[str, ...]
+    strangers_left_out: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def examine(encoder: PromptEncoder, passage: Passage, *, synonym_cosine: float) -> Preflight:
+    """Returns what the passage says of the edit to come.
+
+    Raises:
+        InvalidConceptError: two names that must be treated differently are one text to the encoder.
+    """
+    _refuse_same_text(encoder, passage)
+    near = [AtRisk(one.name, target, one.cosine) for target, around in passage.near.around.items() for one in around]
+    at_risk = sorted(near, key=lambda one: (-one.cosine, one.name, one.target))[:AT_RISK_SHOWN]
+    return Preflight(
+        anchors={placed.concept.name: placed.anchor for placed in passage.targets},
+        at_risk=tuple(at_risk),
+        retain_named=passage.named,
+        retain_found=passage.near.found,
+        synonyms_left_out=passage.near.synonyms,
+        strangers_left_out=passage.near.strangers,
+        warnings=tuple(_warnings(encoder, passage, synonym_cosine)),
+    )
+
+
+def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
+    targets = [(placed, name) for placed in passage.targets for name in placed.concept.names]
+    for index, (placed, name) in enumerate(targets):
+        for other, other_name in targets[index + 1 :]:
+            if other is not placed and _is_same(encoder, name, other_name):
+                raise InvalidConceptError(
+                    f"targets {placed.concept.name!r} and {other.concept.name!r}: {name!r} and {other_name!r} are one "
+                    "text to this encoder; make them one target with an alias"
+                )
+        for kept in passage.named:
+            if _is_same(encoder, name, kept):
+                raise InvalidConceptError(
+                    f"target {name!r} and retained name {kept!r} are one text to this encoder, so no edit can tell "
+                    "them apart; drop one of the two"
+                )
+        if placed.anchor and _is_same(encoder, name, placed.anchor):
+            raise InvalidConceptError(
+                f"target {name!r} and its anchor {placed.anchor!r} are one text to this encoder, so nothing would be "
+                "forgotten; name another anchor"
+            )
+
+
+def _is_same(encoder: PromptEncoder, first: str, second: str) -> bool:
+    one, other = (_bare(encoder, name) for name in (first, second))
+    if one.features.shape != other.features.shape:
+        return False
+    gap = torch.linalg.vector_norm(one.features.double() - other.features.double())
+    return float(gap) <= SAME_TEXT * float(torch.linalg.vector_norm(one.features.double()))
+
+
+def _bare(encoder: PromptEncoder, name: str) -> EncodedPrompt:
+    text = fill(BARE, name).text
+    encoder.encode([text])
+    return encoder[text]
+
+
+def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -> Iterator[str]:
+    for placed in passage.targets:
+        yield from _warnings_of(placed, passage.near.around[placed.concept.name], synonym_cosine)
+    retained = (prompt for prompts in passage.retained.values() for prompt in prompts)
+    if cut := [prompt for prompt in retained if encoder[prompt].is_full]:
+        yield f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}"
+
+
+def _warnings_of(placed: Placed, around: Sequence[Near], synonym_cosine: float) -> Iterator[str]:
+    name = placed.concept.name
+    if not placed.neighbours:
+        yield f"{name}: nothing is retained, so relevance is measured against the anchor"
+    close = [near.name for near in around if near.is_named and near.cosine > synonym_cosine]
+    if close:
+        yield (
+            f"{name}: {', '.join(close)} must survive but lies nearer than the encoder can be expected to tell apart "
+            f"(cosine above {synonym_cosine:g}); expect residue or damage there, or make it an alias"
+        )
+    if placed.anchor in {near.name for near in around if near.cosine > synonym_cosine}:
+        yield f"{name}: its anchor {placed.anchor!r} is nearly the same text; name a more distant one"

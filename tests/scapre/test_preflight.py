@@ -1,0 +1,62 @@
+"""What is said before anything is solved."""
+
+import pytest
+import torch
+
+import scapre
+from scapre import Concept, InvalidConceptError
+
+
+def preflight(pipeline, *concepts: Concept, retain=("dog", "horse"), **dials) -> scapre.Preflight:
+    return scapre.preflight(pipeline, list(concepts), list(retain), **{"vocabulary": 0, **dials})
+
+
+def test_it_says_what_unlearn_then_does_and_changes_nothing(pipeline) -> None:
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    found = preflight(pipeline, Concept("cat"), Concept("monet", "style"), vocabulary=20, longest_word=0)
+    diagnostics = scapre.unlearn(
+        pipeline, [Concept("cat"), Concept("monet", "style")], ["dog", "horse"], vocabulary=20, longest_word=0
+    ).diagnostics
+    assert dict(found.anchors) == diagnostics["anchors"]
+    assert list(found.retain_found) == diagnostics["retain_found"]
+    assert len(found.retain_found) == 20
+    assert all(torch.equal(before[name], value) for name, value in pipeline.unet.state_dict().items())
+
+
+def test_names_at_risk_come_nearest_first(pipeline) -> None:
+    at_risk = preflight(pipeline, Concept("cat"), retain=("dog", "horse", "zebra", "apple")).at_risk
+    assert {one.name for one in at_risk} == {"dog", "horse", "zebra", "apple"}
+    assert [one.cosine for one in at_risk] == sorted((one.cosine for one in at_risk), reverse=True)
+
+
+def test_two_targets_that_are_one_text_are_refused(make_pipeline) -> None:
+    with pytest.raises(InvalidConceptError, match="one text to this encoder; make them one target with an alias"):
+        preflight(deaf(make_pipeline()), Concept("cat"), Concept("horse"), retain=("dog",))
+
+
+def test_a_target_that_is_one_text_with_a_retained_name_is_refused(make_pipeline) -> None:
+    with pytest.raises(InvalidConceptError, match="'cat' and retained name 'horse' are one text"):
+        preflight(deaf(make_pipeline()), Concept("cat"), retain=("horse",))
+
+
+def test_an_anchor_that_is_one_text_with_its_target_is_refused(make_pipeline) -> None:
+    with pytest.raises(InvalidConceptError, match="anchor 'horse' are one text"):
+        preflight(deaf(make_pipeline()), Concept("cat", anchor="horse"), retain=("dog",))
+
+
+def test_that_nothing_is_retained_is_said(pipeline) -> None:
+    assert "nothing is retained" in preflight(pipeline, Concept("cat"), retain=()).warnings[0]
+
+
+def test_a_retained_name_nearly_the_same_is_warned_about(pipeline) -> None:
+    assert "nearer than the encoder" in preflight(pipeline, Concept("cat"), synonym_cosine=0.0).warnings[0]
+    assert not preflight(pipeline, Concept("cat"), synonym_cosine=1.0).warnings
+
+
+def deaf(pipeline):
+    """Makes `horse` sound like `cat` to the encoder."""
+    cat, horse = (pipeline.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("cat", "horse"))
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[horse] = table[cat]
+    return pipeline
