@@ -15,8 +15,9 @@ from scapre.errors import (
 )
 
 if TYPE_CHECKING:
-    from scapre.checkpoint import CheckpointInfo, base_digest, inspect_checkpoint, merge
+    from scapre.checkpoint import CheckpointInfo, base_digest, inspect_checkpoint
     from scapre.edit import Edit
+    from scapre.exports import merge
     from scapre.unlearning import describe_dials, unlearn
 
 __all__ = [
@@ -43,7 +44,7 @@ _LAZY = {
     "CheckpointInfo": "scapre.checkpoint",
     "base_digest": "scapre.checkpoint",
     "inspect_checkpoint": "scapre.checkpoint",
-    "merge": "scapre.checkpoint",
+    "merge": "scapre.exports",
     "Edit": "scapre.edit",
     "describe_dials": "scapre.unlearning",
     "unlearn": "scapre.unlearning",

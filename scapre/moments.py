@@ -176,8 +176,7 @@ def _target_slots(
     for template, name in pairs:
         filled = fill(template, name)
         prompt = encoder[filled.text]
-        start = encoder.last_token(filled.text, filled.up_to_name)
-        slots = [*range(start, prompt.end + 1), *prompt.padding(reading.padding_slots)]
+        slots = encoder.target_slots(filled, reading.padding_slots)
 
         def aligned(other: EncodedPrompt, slots: list[int] = slots, prompt: EncodedPrompt = prompt) -> Tensor:
             return other.features[[aligned_slot(slot, prompt, other) for slot in slots]]
@@ -210,7 +209,7 @@ def _nearness(encoder: PromptEncoder, concepts: Sequence[Concept], candidates: S
 
 def _name_vector(encoder: PromptEncoder, name: str) -> Float[Tensor, " d_in"]:
     prompt = encoder[fill(BARE, name).text]
-    return prompt.features[prompt.end].cpu().double()
+    return prompt.features[prompt.ends].reshape(-1).cpu().double()
 
 
 def _select_found(
@@ -229,7 +228,7 @@ def _retained_rows(
     rows = []
     for prompt in sorted(prompts):  # a sum in another order has other last bits
         encoded = encoder[prompt]
-        rows.append(encoded.features[[*range(encoded.end + 1), *encoded.padding(padding)]])
+        rows.append(encoded.features[encoded.rows_read(padding)])
     if not rows:
         return encoder[EMPTY_PROMPT].features[:0].to(device, torch.float64)
     return torch.cat(rows).to(device, torch.float64)

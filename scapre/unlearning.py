@@ -77,6 +77,7 @@ def unlearn(
             withheld=kept_out,
         )
         diagnostics = {**_diagnose(problem, solution.delta), **solution.diagnostics}
+        diagnostics["not_covered"] = list(base.architecture.not_covered)
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
         return build_edit(base, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import scapre
 from scapre import BaseMismatchError, CheckpointError, Concept, Edit, UnsupportedArchitectureError
-from scapre import checkpoint as checkpoints
+from scapre.exports import folder as folders
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -39,7 +39,7 @@ def test_folder_and_loaded_pipeline_have_one_digest_and_one_edit(checkpoint: Pat
 def test_info_says_what_the_checkpoint_is(checkpoint: Path) -> None:
     info = scapre.inspect_checkpoint(checkpoint)
     assert (info.pipeline_class, info.architecture) == ("StableDiffusionPipeline", "stable-diffusion")
-    assert (info.text_width, info.context_tokens, info.dtype) == (32, 32, "F32")
+    assert (info.text_width, info.dtype, info.not_covered) == (32, "F32", ())
     assert info.row_count == sum(shape[0] for shape in info.projections.values())
     assert all(".attn2.to_" in name and shape[1] == 32 for name, shape in info.projections.items())
 
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, edit: Edit, tmp_pat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.shutil, "copyfile", full)
+    monkeypatch.setattr(folders.shutil, "copyfile", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*free space"):
         scapre.merge(edit, checkpoint, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["base"]
@@ -126,7 +126,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
     def no_links(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(checkpoints.os, "link", no_links)
+    monkeypatch.setattr(folders.os, "link", no_links)
     out = scapre.merge(edit, checkpoint, tmp_path / "out")
     assert scapre.base_digest(out) == edit.edited_digest
     assert not (out / "model_index.json").samefile(checkpoint / "model_index.json")
@@ -169,12 +169,12 @@ def _drop_text_weight(folder: Path) -> None:
         (lambda f: (f / UNET).write_bytes(b"\x10"), CheckpointError, "readable safetensors"),
         (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-9]), CheckpointError, "readable safetensors"),
         (
-            lambda f: _edit_json(f / "model_index.json", _class_name="FluxPipeline"),
+            lambda f: _edit_json(f / "model_index.json", _class_name="KandinskyPipeline"),
             UnsupportedArchitectureError,
-            "found FluxPipeline",
+            "found KandinskyPipeline",
         ),
         (
-            lambda f: _edit_json(f / "text_encoder" / "config.json", architectures=["T5EncoderModel"]),
+            lambda f: _edit_json(f / "model_index.json", text_encoder=["transformers", "T5EncoderModel"]),
             UnsupportedArchitectureError,
             "found T5EncoderModel",
         ),
