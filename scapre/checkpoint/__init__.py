@@ -2,5 +2,6 @@
 
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.reading import base_digest, inspect_checkpoint, read_base
+from scapre.checkpoint.single_file import SingleFile
 
-__all__ = ["CheckpointInfo", "base_digest", "inspect_checkpoint", "read_base"]
+__all__ = ["CheckpointInfo", "SingleFile", "base_digest", "inspect_checkpoint", "read_base"]

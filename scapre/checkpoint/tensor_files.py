@@ -12,7 +12,9 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,6 +25,7 @@ PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
 LENGTH = struct.Struct("<Q")
 """A safetensors file starts with the length of its header."""
 METADATA = "__metadata__"
+_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,83 @@ def flip_bits(file: Path, changes: Mapping[str, Tensor]) -> None:
     with file.open("r+b") as opened:
         for name in sorted(changes):
             start, end = header[name].start, header[name].end
-            change = changes[name].contiguous().reshape(-1).view(torch.uint8)
             opened.seek(start)
-            content = torch.frombuffer(bytearray(opened.read(end - start)), dtype=torch.uint8)
+            content = _flipped(opened.read(end - start), changes[name])
             opened.seek(start)
-            opened.write((content ^ change).numpy().data)
+            opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of one stored tensor that go into a new one."""
+
+    file: Path
+    stored: StoredTensor
+    change: Tensor | None = None
+    """What its bits are flipped by."""
+
+    def read(self) -> bytes:
+        """Returns the bytes, flipped."""
+        with self.file.open("rb") as opened:
+            opened.seek(self.stored.start)
+            content = opened.read(self.stored.end - self.stored.start)
+        return content if self.change is None else _flipped(content, self.change)
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor of a new file, made of stored ones laid end to end."""
+
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    is_transposed: bool = False
+    """Whether its only piece is a matrix to be written column by column."""
+
+    @property
+    def dtype(self) -> str:
+        """Type as safetensors writes it."""
+        return self.pieces[0].stored.dtype
+
+    @property
+    def byte_count(self) -> int:
+        """Its size."""
+        return sum(piece.stored.end - piece.stored.start for piece in self.pieces)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number."""
+        return self.byte_count // max(1, int(np.prod(self.shape)))
+
+    def write(self, opened: IO[bytes]) -> None:
+        """Writes its bytes."""
+        for piece in self.pieces:
+            content = piece.read()
+            if self.is_transposed:
+                numbers = np.frombuffer(content, dtype=f"V{self.item_bytes}").reshape(self.shape[::-1])
+                content = np.ascontiguousarray(numbers.T).tobytes()
+            opened.write(content)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file tensor by tensor, so that no more than one is in memory; flushes it to disk.
+
+    Wide types come first, which keeps every tensor aligned; the same tensors give the same bytes.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].item_bytes, name))
+    header: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    first = 0
+    for name in order:
+        tensor, last = tensors[name], first + tensors[name].byte_count
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [first, last]}
+        first = last
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    with file.open("wb") as opened:
+        opened.write(LENGTH.pack(len(text)) + text)
+        for name in order:
+            tensors[name].write(opened)
         opened.flush()
         os.fsync(opened.fileno())
 
@@ -113,3 +188,8 @@ def is_pickle(file: Path) -> bool:
         raise CheckpointError(f"{file}: expected a readable file, found: {error}; fetch it again") from error
     is_safetensors = start[5:] == b"\0\0\0{"  # a header below a terabyte, whose length may look like a protocol
     return len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5 and not is_safetensors
+
+
+def _flipped(content: bytes, change: Tensor) -> bytes:
+    flips = change.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return (np.frombuffer(content, dtype=np.uint8) ^ flips).tobytes()
