@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.commands import demo, engine, judge, ledger, requests, takedown
+from flows.commands import benchmark, demo, engine, judge, ledger, requests, takedown
 from flows.exit_codes import ExitCode
 
 # typer carries its own copy of click; its base classes are reached by the one name that typer exports
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("unlearn")(engine.unlearn)
 app.command("judge")(judge.judge)
 app.command("demo")(demo.demo)
+app.command("benchmark")(benchmark.benchmark)
 app.command("status")(takedown.status)
 app.command("settings")(engine.settings)
 app.add_typer(requests.app, name="request")

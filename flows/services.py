@@ -31,6 +31,11 @@ class Services:
         return self.settings.home / "pictures"
 
     @property
+    def benchmark(self) -> Path:
+        """Folder of the benchmark's pictures and results; deleting it costs time, not records."""
+        return self.settings.home / "benchmark"
+
+    @property
     def evidence(self) -> Path:
         """Folder of evidence bundles; copies of those in the object store."""
         return self.settings.home / "evidence"

@@ -15,9 +15,10 @@ from scapre.errors import (
 )
 
 if TYPE_CHECKING:
-    from scapre.checkpoint import CheckpointInfo, base_digest, inspect_checkpoint, merge
+    from scapre.checkpoint import CheckpointInfo, SingleFile, base_digest, inspect_checkpoint
     from scapre.diagnosis import Preflight
     from scapre.edit import Edit
+    from scapre.exports import LoraExport, export_lora, export_single_file, merge
     from scapre.unlearning import describe_dials, preflight, unlearn
 
 __all__ = [
@@ -29,12 +30,16 @@ __all__ = [
     "Edit",
     "EditSpec",
     "InvalidConceptError",
+    "LoraExport",
     "Preflight",
     "ScaPreError",
+    "SingleFile",
     "SingularSystemError",
     "UnsupportedArchitectureError",
     "base_digest",
     "describe_dials",
+    "export_lora",
+    "export_single_file",
     "inspect_checkpoint",
     "merge",
     "preflight",
@@ -44,9 +49,13 @@ __all__ = [
 # torch and transformers take seconds to import; whoever only names concepts need not wait for them
 _LAZY = {
     "CheckpointInfo": "scapre.checkpoint",
+    "SingleFile": "scapre.checkpoint",
     "base_digest": "scapre.checkpoint",
     "inspect_checkpoint": "scapre.checkpoint",
-    "merge": "scapre.checkpoint",
+    "LoraExport": "scapre.exports",
+    "export_lora": "scapre.exports",
+    "export_single_file": "scapre.exports",
+    "merge": "scapre.exports",
     "Edit": "scapre.edit",
     "describe_dials": "scapre.unlearning",
     "Preflight": "scapre.diagnosis",

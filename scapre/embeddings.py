@@ -1,27 +1,44 @@
 """From names to token features: prompts, tokens, and the slots that carry a concept.
 
 Guarantees:
-    1. Each distinct prompt is encoded once, in float32 or better, with one CPU thread; features are float64.
-    2. Slots start at the last token of the concept's name: attention is causal, so what comes before never saw it and
-       everything after it (rest of the sentence, end token, padding) carries it.
+    1. Each distinct prompt is encoded once, in float32 or better, with one CPU thread; no gradient is kept.
+    2. Where attention is causal, slots start at the last token of the concept's name: what comes before never saw it,
+       and everything after it (rest of the sentence, end token, padding) carries it. Where it is not, all slots do.
     3. No randomness is consumed.
 """
 
-import copy
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
 
 from scapre.concepts import Concept, name_key
 from scapre.determinism import single_threaded
 from scapre.errors import InvalidConceptError
+from scapre.slots import EncodedPrompt, aligned_slot
+from scapre.text import TextSource, TextStack
+
+__all__ = [
+    "BARE",
+    "EMPTY_PROMPT",
+    "TEMPLATES",
+    "ConceptPrompt",
+    "EncodedPrompt",
+    "PromptEncoder",
+    "TextSource",
+    "TextStack",
+    "aligned_slot",
+    "concept_prompts",
+    "fill",
+    "spread_templates",
+    "templates_of",
+]
 
 BATCH_PROMPTS = 64
+BATCH_TOKENS = 64 * 77
 EMPTY_PROMPT = ""
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
@@ -44,48 +61,20 @@ BARE = "{}"
 
 
 @dataclass(frozen=True)
-class TextStack:
-    """The tokenizer and the text encoder of one pipeline."""
+class ConceptPrompt:
+    """One sentence that draws a concept, and where the concept ends in it."""
 
-    tokenizer: PreTrainedTokenizerBase
-    encoder: PreTrainedModel
-
-    @property
-    def context_tokens(self) -> int:
-        """Number of token slots every prompt is padded to."""
-        positions = self.encoder.config.max_position_embeddings
-        return int(min(self.tokenizer.model_max_length, positions))
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """Token features of one prompt."""
-
-    features: Float[Tensor, "context d_in"]
-    end: int
-    """Slot of the end token; all later slots are padding."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the prompt fills the whole context (and may have been cut)."""
-        return self.end == len(self.features) - 1
-
-    def padding(self, count: int) -> list[int]:
-        """Returns up to `count` padding slots, spread evenly over the padding, its first and last included."""
-        first, last = self.end + 1, len(self.features) - 1
-        available = last - first + 1
-        if available <= count:
-            return list(range(first, last + 1))
-        if count == 1:
-            return [first]
-        return [first + (step * (available - 1)) // (count - 1) for step in range(count)]
+    text: str
+    up_to_name: str
+    """The sentence up to and including the name."""
 
 
 class PromptEncoder:
     """Encodes prompts, each distinct one once."""
 
-    def __init__(self, text: TextStack) -> None:
+    def __init__(self, text: TextSource) -> None:
         self._text = text
+        self._reader: TextSource | None = None
         self._encoded: dict[str, EncodedPrompt] = {}
 
     def __getitem__(self, prompt: str) -> EncodedPrompt:
@@ -97,63 +86,45 @@ class PromptEncoder:
         pending = sorted(set(prompts) - set(self._encoded))
         if not pending:
             return
-        encoder = self._text.encoder
-        if next(encoder.parameters()).dtype in (torch.float16, torch.bfloat16):
-            encoder = copy.deepcopy(encoder).float()  # half precision would lose the small differences that matter
-        was_training = encoder.training
-        encoder.eval()
-        try:
-            with single_threaded(), torch.no_grad():
-                for start in range(0, len(pending), BATCH_PROMPTS):
-                    self._encode_batch(encoder, pending[start : start + BATCH_PROMPTS])
-        finally:
-            encoder.train(was_training)
+        reader = self._reader = self._reader or self._text.in_float32()
+        size = max(1, min(BATCH_PROMPTS, BATCH_TOKENS // reader.context_tokens))
+        with _evaluating(reader.modules.values()), single_threaded(), torch.no_grad():
+            for start in range(0, len(pending), size):
+                batch = pending[start : start + size]
+                self._encoded.update(zip(batch, reader.encode(batch), strict=True))
 
-    def last_token(self, prompt: str, text_before_and_name: str) -> int:
-        """Returns the slot of the last token of the name that ends `text_before_and_name` inside `prompt`."""
-        length = len(self._text.tokenizer(text_before_and_name, truncation=False, verbose=False).input_ids)
-        slot = length - 2  # without the end token
-        if slot >= self[prompt].end:
+    def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
+        """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.
+
+        Raises:
+            InvalidConceptError: the name does not fit the context of a text encoder.
+        """
+        prompt, ends = self[filled.text], self._text.name_ends(filled.up_to_name)
+        if any(end > run.last_word for run, end in zip(prompt.runs, ends, strict=True)):
             raise InvalidConceptError(
                 f"expected a name that fits the {self._text.context_tokens} tokens of this text encoder, "
-                f"found {prompt!r}; use a shorter name or alias"
+                f"found {filled.text!r}; use a shorter name or alias"
             )
-        return slot
+        starts = [end if run.is_causal else 0 for run, end in zip(prompt.runs, ends, strict=True)]
+        return prompt.rows_from(starts, padding)
 
     def longest_word(self, name: str) -> int:
-        """Returns into how many tokens the tokenizer cuts the longest word of `name`; 1 means it knows every word."""
-        words = (self._text.tokenizer(word, add_special_tokens=False).input_ids for word in name.split())
-        return max(len(tokens) for tokens in words)
-
-    def _encode_batch(self, encoder: PreTrainedModel, prompts: Sequence[str]) -> None:
-        tokens = self._text.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self._text.context_tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
-        device = next(encoder.parameters()).device
-        uses_mask = bool(getattr(encoder.config, "use_attention_mask", False))
-        mask = tokens.attention_mask.to(device) if uses_mask else None
-        hidden = encoder(tokens.input_ids.to(device), attention_mask=mask)[0].clone()
-        ends = end_slots(tokens.input_ids, int(self._text.tokenizer.eos_token_id))
-        for prompt, features, end in zip(prompts, hidden, ends.tolist(), strict=True):
-            self._encoded[prompt] = EncodedPrompt(features.clone(), end)
+        """Returns into how many tokens the first tokenizer cuts the longest word of `name`; 1: it knows every word."""
+        nothing = self._text.name_ends(EMPTY_PROMPT)[0]
+        return max(self._text.name_ends(word)[0] - nothing for word in name.split())
 
 
-def end_slots(tokens: Int[Tensor, "prompts context"], end_token: int) -> Int[Tensor, " prompts"]:
-    """Returns the slot of the first end token of each prompt; later ones are padding."""
-    return (tokens == end_token).int().argmax(dim=1)
-
-
-@dataclass(frozen=True)
-class ConceptPrompt:
-    """One sentence that draws a concept, and where the concept ends in it."""
-
-    text: str
-    up_to_name: str
-    """The sentence up to and including the name."""
+@contextmanager
+def _evaluating(modules: Iterable[nn.Module]) -> Generator[None]:
+    """Runs the block with the modules in evaluation mode, each afterwards as it was."""
+    were_training = [(module, module.training) for module in modules]
+    for module, _ in were_training:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in were_training:
+            module.train(was_training)
 
 
 def fill(template: str, name: str) -> ConceptPrompt:
@@ -183,21 +154,6 @@ def spread_templates(name: str, templates: Sequence[str]) -> tuple[str, ...]:
     """Returns the bare name and one further sentence, chosen by the name alone: many names cover all sentences."""
     others = templates[1:]
     return (BARE, others[zlib.crc32(name_key(name).encode()) % len(others)]) if others else (BARE,)
-
-
-def aligned_slot(slot: int, prompt: EncodedPrompt, other: EncodedPrompt) -> int:
-    """Returns the slot of `other` that plays the part of `slot` in `prompt`.
-
-    End goes to end, padding to padding at the same position; words are counted back from the end token, so that last
-    word goes to last word. A prompt without words is aligned position by position.
-    """
-    if other.end <= 1:
-        return slot
-    if slot == prompt.end:
-        return other.end
-    if slot > prompt.end:
-        return max(slot, other.end)
-    return max(other.end - (prompt.end - slot), 1)
 
 
 def _with_article(name: str) -> str:

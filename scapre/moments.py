@@ -210,8 +210,7 @@ def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: 
     pairs = placed.sentences
     for sentence, other_texts in pairs:
         prompt = encoder[sentence.text]
-        start = encoder.last_token(sentence.text, sentence.up_to_name)
-        slots = [*range(start, prompt.end + 1), *prompt.padding(padding)]
+        slots = encoder.target_slots(sentence, padding)
         features.append(prompt.features[slots])
         for column, text in enumerate(other_texts):
             other = encoder[text]
@@ -227,7 +226,7 @@ def _retained_rows(
     rows = []
     for prompt in sorted(prompts):  # a sum in another order has other last bits
         encoded = encoder[prompt]
-        rows.append(encoded.features[[*range(encoded.end + 1), *encoded.padding(padding)]])
+        rows.append(encoded.features[encoded.rows_read(padding)])
     if not rows:
         return encoder[EMPTY_PROMPT].features[:0].to(device, torch.float64)
     return torch.cat(rows).to(device, torch.float64)

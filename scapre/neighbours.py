@@ -124,4 +124,4 @@ def _nearness(
 
 def _name_vector(encoder: PromptEncoder, name: str) -> Float[Tensor, " d_in"]:
     prompt = encoder[fill(BARE, name).text]
-    return prompt.features[prompt.end].cpu().double()
+    return prompt.features[prompt.ends].reshape(-1).cpu().double()

@@ -83,7 +83,7 @@ def unlearn(
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
         measured = _diagnose(problem, solution.delta)
         measured["warnings"] = [*found.warnings, *measured["warnings"]]
-        diagnostics = {**told, **measured, **solution.diagnostics}
+        diagnostics = {**told, **measured, **solution.diagnostics, "not_covered": list(base.architecture.not_covered)}
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
         return build_edit(base, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,7 @@ class WorldObject:
 
     name: str
     """The everyday English name, the concept's name."""
-    kind: str
-    """`object` or `identity`."""
+    kind: Literal["object", "identity"]
     family: str | None
     """The family of look-alikes it belongs to, if any."""
     role: str | None

@@ -1,43 +1,135 @@
-"""What the engine needs of a text-to-image model, whatever its architecture."""
+"""What the engine needs of a text-to-image model, and what an adapter says about a family of them."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scapre.concepts import canonical_json
-from scapre.embeddings import TextStack
+from scapre.errors import UnsupportedArchitectureError
+from scapre.text import TextSource
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of one model an adapter puts together, from a loaded pipeline or from files."""
+
+    tokenizers: Mapping[str, PreTrainedTokenizerBase | None]
+    """Tokenizer of each text encoder, by the encoder's component name."""
+    encoders: Mapping[str, PreTrainedModel]
+    """Text encoders by component name."""
+    denoiser_config: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    """Denoiser weights by full name: the projections, and what text passes through before them."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models: which classes it is made of, which linear maps read text, and what their input is."""
+
+    name: str
+    pipeline_classes: frozenset[str]
+    text_encoders: Mapping[str, str]
+    """Class of each text encoder the features come from, by component name."""
+    denoiser: str
+    """Component name of the denoiser."""
+    denoiser_class: str
+    projection: re.Pattern[str]
+    """Matches the names of the linear maps that are edited."""
+    read_text: Callable[[Parts], TextSource]
+    """Puts together what turns prompts into the projections' input."""
+    check_config: Callable[[Mapping[str, Any]], None]
+    """Raises `UnsupportedArchitectureError` when text reaches the projections by another way."""
+    optional: frozenset[str] = frozenset()
+    """Text encoders a checkpoint may lack."""
+    passed_before: tuple[str, ...] = ()
+    """Modules of the denoiser text passes through before the projections."""
+    not_covered: tuple[str, ...] = ()
+    """Other ways by which text enters, which the edit leaves as they are."""
+
+    def is_projection(self, parameter: str) -> bool:
+        """Returns whether a denoiser parameter is a weight that is edited."""
+        return parameter.endswith(".weight") and bool(self.projection.search(parameter.removesuffix(".weight")))
+
+    def is_read(self, parameter: str) -> bool:
+        """Returns whether a denoiser parameter is edited or on the way of text to those that are."""
+        return self.is_projection(parameter) or parameter.startswith(tuple(f"{name}." for name in self.passed_before))
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """Text encoder and cross-attention projections of one model."""
+    """Text encoders and the edited projections of one model."""
 
-    architecture: str
-    """Name of the adapter that read it."""
-    text: TextStack
+    architecture: Architecture
+    text: TextSource
     projections: Mapping[str, Tensor]
     """Weights `[d_out, d_in]` by name, in canonical order; the live parameters when read from a pipeline."""
     tensor_digests: Mapping[str, str] = field(init=False)
-    """Digest of each tensor the base digest covers, text encoder included."""
+    """Digest of each tensor the base digest covers: all that features depend on, and the projections."""
 
     def __post_init__(self) -> None:
-        state = {f"text_encoder.{plain_name(name)}": tensor for name, tensor in self.text.encoder.state_dict().items()}
-        covered = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
-        covered.update(self.projections)
+        covered = {**self.text.tensors(), **self.projections}
         object.__setattr__(self, "tensor_digests", {name: tensor_digest(covered[name]) for name in sorted(covered)})
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the text encoder and the projections."""
+        """SHA-256 over names, types, shapes and bytes of text encoders and projections."""
         return combined_digest(self.tensor_digests)
 
 
-def plain_name(name: str) -> str:
-    """Returns the parameter name without the level that some releases of transformers put around the text model."""
-    return name.removeprefix("text_model.")
+def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
+    """Returns the base model, its projections checked and in canonical order.
+
+    Raises:
+        UnsupportedArchitectureError: there are no projections, or they do not read the text encoders' features.
+    """
+    prefix = f"{architecture.denoiser}."
+    projections = {
+        name: parts.weights[name]
+        for name in sorted(parts.weights)
+        if architecture.is_projection(name.removeprefix(prefix))
+    }
+    check_tensors(architecture, projections)
+    architecture.check_config(parts.denoiser_config)
+    text = architecture.read_text(parts)
+    if odd := [name for name, weight in projections.items() if weight.ndim != 2 or weight.shape[1] != text.width]:
+        raise UnsupportedArchitectureError(
+            f"expected projections that read {text.width} text features, "
+            f"found {tuple(projections[odd[0]].shape)} in {odd[0]!r}"
+        )
+    return BaseModel(architecture, text, projections)
+
+
+def check_tensors(architecture: Architecture, projections: Mapping[str, Tensor]) -> None:
+    """Checks that there are projections, in memory and in a floating-point type.
+
+    Raises:
+        UnsupportedArchitectureError: otherwise.
+    """
+    if not projections:
+        raise UnsupportedArchitectureError(
+            f"expected projections {architecture.projection.pattern} in {architecture.denoiser}, found none"
+        )
+    if absent := [name for name, weight in projections.items() if weight.is_meta]:
+        raise UnsupportedArchitectureError(
+            f"expected weights in memory, found {absent[0]!r} off-loaded; load the pipeline without off-loading"
+        )
+    if coded := [name for name, weight in projections.items() if not weight.is_floating_point()]:
+        raise UnsupportedArchitectureError(
+            f"expected floating-point weights, found {coded[0]!r} in {projections[coded[0]].dtype}; "
+            "load the model without quantization"
+        )
+
+
+def check_class(component: str, found: str | None, expected: str) -> None:
+    """Raises `UnsupportedArchitectureError` unless `component` is of the expected class."""
+    if found != expected:
+        raise UnsupportedArchitectureError(f"expected {expected} as {component}, found {found}; no adapter for it yet")
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -1,18 +1,26 @@
-"""Folders: looked at first, merged without side effects."""
+"""Checkpoints on disk: looked at first, read in part, merged without side effects, never unpickled."""
 
 import errno
 import json
+import pickle
 import shutil
+import struct
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import BUILDERS, build
 
 import scapre
 from scapre import BaseMismatchError, CheckpointError, Concept, Edit, UnsupportedArchitectureError
-from scapre import checkpoint as checkpoints
+from scapre.architectures import find_architecture
+from scapre.checkpoint import folder as reading
+from scapre.checkpoint.tensor_files import is_pickle, read_header
+from scapre.exports import folder as folders
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -30,6 +38,99 @@ def load(folder: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
 
 
+@pytest.fixture(params=[pytest.param(False, id="whole"), pytest.param(True, id="sharded")])
+def is_sharded(request) -> bool:
+    return request.param
+
+
+@pytest.fixture(params=tuple(BUILDERS))
+def family_checkpoint(request, tmp_path: Path, is_sharded: bool) -> Path:
+    """A folder of each architecture, its weights in one file or several for each part."""
+    folder = tmp_path / "family"
+    size = {"max_shard_size": "60KB"} if is_sharded else {}
+    build(request.param, dtype=torch.float32).save_pretrained(folder, **size)
+    return folder
+
+
+def test_every_architecture_is_read_in_part_and_merged(
+    family_checkpoint: Path, is_sharded: bool, tmp_path, monkeypatch
+):
+    pipeline = DiffusionPipeline.from_pretrained(family_checkpoint, local_files_only=True)
+    adapter = find_architecture(type(pipeline).__name__)
+    needed = {*adapter.text_encoders, *(name.replace("text_encoder", "tokenizer") for name in adapter.text_encoders)}
+    for part in (p for p in family_checkpoint.iterdir() if p.is_dir() and p.name not in {*needed, adapter.denoiser}):
+        for file in part.rglob("*.safetensors"):
+            file.write_bytes(b"never read")
+    seen: list[str] = []
+    original = reading.read_tensors
+
+    def recorded(file: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        seen.extend(names)
+        return original(file, names)
+
+    monkeypatch.setattr(reading, "read_tensors", recorded)
+    edit = scapre.unlearn(family_checkpoint, [Concept("cat", "unsafe")], ["dog"], vocabulary=0)
+    assert seen
+    assert set(seen) == {
+        name for name, _ in getattr(pipeline, adapter.denoiser).named_parameters() if adapter.is_read(name)
+    }
+    assert edit.digest == scapre.unlearn(pipeline, [Concept("cat", "unsafe")], ["dog"], vocabulary=0).digest
+
+    before = contents(family_checkpoint)
+    out = scapre.merge(edit, family_checkpoint, tmp_path / "out")
+    after = contents(out)
+    rewritten = {name for name in before if before[name] != after[name]}
+    holding = {
+        str(f.relative_to(family_checkpoint)) for f in scapre.inspect_checkpoint(family_checkpoint).files.values()
+    }
+    assert rewritten == holding
+    assert is_sharded == (len(list((out / adapter.denoiser).glob("*.safetensors"))) > 1)
+    assert all((out / name).samefile(family_checkpoint / name) for name in before if name not in rewritten)
+    assert scapre.base_digest(out) == edit.edited_digest
+    with pytest.raises(BaseMismatchError) as refusal:
+        scapre.merge(edit, out, tmp_path / "again")
+    assert edit.base_digest in str(refusal.value)
+    assert edit.edited_digest in str(refusal.value)
+    assert not (tmp_path / "again").exists()
+
+
+def _archive(file: Path, member: str) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(member, b"content")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_told_by_its_content_whatever_it_calls_itself(checkpoint: Path, protocol: int) -> None:
+    (checkpoint / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(pickle.dumps({"a": [1]}, protocol))
+    with pytest.raises(CheckpointError, match=r"pickle vae/diffusion_pytorch_model\.safetensors"):
+        scapre.inspect_checkpoint(checkpoint)
+
+
+def test_an_archive_that_holds_a_pickle_is_one_and_others_are_not(checkpoint: Path) -> None:
+    _archive(checkpoint / "samples.zip", "picture.png")
+    scapre.inspect_checkpoint(checkpoint)
+    _archive(checkpoint / "weights.dat", "archive/data.pkl")
+    with pytest.raises(CheckpointError, match=r"pickle weights\.dat"):
+        scapre.inspect_checkpoint(checkpoint)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    header = json.dumps({"__metadata__": {"note": "x"}}).ljust(0x0480).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert file.read_bytes()[:2] == pickle.dumps(0, 4)[:2]
+    assert not is_pickle(file)
+    assert read_header(file) == {}
+
+
+def test_sd3_without_t5_is_read_from_its_folder(tmp_path: Path) -> None:
+    pipeline = build("stable-diffusion-3", dtype=torch.float32)
+    pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipeline.save_pretrained(tmp_path / "base")
+    assert scapre.base_digest(tmp_path / "base") == scapre.base_digest(pipeline)
+    assert len(scapre.inspect_checkpoint(tmp_path / "base").not_covered) == 1
+
+
 def test_folder_and_loaded_pipeline_have_one_digest_and_one_edit(checkpoint: Path, edit: Edit) -> None:
     pipeline = load(checkpoint)
     assert scapre.base_digest(checkpoint) == scapre.base_digest(pipeline) == edit.base_digest
@@ -39,7 +140,7 @@ def test_folder_and_loaded_pipeline_have_one_digest_and_one_edit(checkpoint: Pat
 def test_info_says_what_the_checkpoint_is(checkpoint: Path) -> None:
     info = scapre.inspect_checkpoint(checkpoint)
     assert (info.pipeline_class, info.architecture) == ("StableDiffusionPipeline", "stable-diffusion")
-    assert (info.text_width, info.context_tokens, info.dtype) == (32, 32, "F32")
+    assert (info.text_width, info.dtype, info.not_covered) == (32, "F32", ())
     assert info.row_count == sum(shape[0] for shape in info.projections.values())
     assert all(".attn2.to_" in name and shape[1] == 32 for name, shape in info.projections.items())
 
@@ -114,7 +215,7 @@ def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, edit: Edit, tmp_pat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.shutil, "copyfile", full)
+    monkeypatch.setattr(folders.shutil, "copyfile", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*free space"):
         scapre.merge(edit, checkpoint, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["base"]
@@ -126,7 +227,7 @@ def test_files_are_copied_where_they_cannot_be_linked(
     def no_links(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(checkpoints.os, "link", no_links)
+    monkeypatch.setattr(folders.os, "link", no_links)
     out = scapre.merge(edit, checkpoint, tmp_path / "out")
     assert scapre.base_digest(out) == edit.edited_digest
     assert not (out / "model_index.json").samefile(checkpoint / "model_index.json")
@@ -165,16 +266,26 @@ def _drop_text_weight(folder: Path) -> None:
         ),
         (_drop_text_weight, CheckpointError, "lacks 1 weights, the first 'final_layer_norm.bias'"),
         (lambda f: shutil.rmtree(f / "tokenizer"), CheckpointError, "tokenizer"),
+        (
+            lambda f: _edit_json(f / "model_index.json", tokenizer=["transformers", "CLIPTextModel"]),
+            UnsupportedArchitectureError,
+            "expected a tokenizer class for tokenizer, found CLIPTextModel",
+        ),
+        (
+            lambda f: _edit_json(f / "model_index.json", text_encoder=[None, None]),
+            UnsupportedArchitectureError,
+            "expected CLIPTextModel as text_encoder, found None",
+        ),
         (lambda f: (f / UNET).unlink(), CheckpointError, UNET),
         (lambda f: (f / UNET).write_bytes(b"\x10"), CheckpointError, "readable safetensors"),
         (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-9]), CheckpointError, "readable safetensors"),
         (
-            lambda f: _edit_json(f / "model_index.json", _class_name="FluxPipeline"),
+            lambda f: _edit_json(f / "model_index.json", _class_name="KandinskyPipeline"),
             UnsupportedArchitectureError,
-            "found FluxPipeline",
+            "found KandinskyPipeline",
         ),
         (
-            lambda f: _edit_json(f / "text_encoder" / "config.json", architectures=["T5EncoderModel"]),
+            lambda f: _edit_json(f / "model_index.json", text_encoder=["transformers", "T5EncoderModel"]),
             UnsupportedArchitectureError,
             "found T5EncoderModel",
         ),
@@ -201,6 +312,6 @@ def test_what_cannot_be_handled_is_refused_and_nothing_is_written(
     assert [p.name for p in tmp_path.iterdir()] == ["base"]
 
 
-def test_a_path_without_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a folder"):
+def test_a_path_without_anything_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a folder in diffusers' layout or a safetensors file"):
         scapre.inspect_checkpoint(tmp_path / "nothing")

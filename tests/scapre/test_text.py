@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scapre import Concept, InvalidConceptError
 from scapre.embeddings import (
@@ -17,6 +19,7 @@ from scapre.embeddings import (
 )
 from scapre.moments import Reading, gather_statistics, read_text
 from scapre.neighbours import Near, choose_anchor
+from scapre.slots import EncodedPrompt, Run
 from scapre.vocabulary import everyday_names
 
 READING = Reading(anchor="", padding_slots=3, vocabulary=0, synonym_cosine=0.95)
@@ -74,8 +77,9 @@ def test_each_prompt_is_encoded_once(pipeline, encoder) -> None:
 def test_slots_start_at_the_last_token_of_the_name(encoder) -> None:
     encoder.encode(["a picture in van gogh style"])
     filled = fill("a picture in {} style", "van gogh")
-    slot = encoder.last_token(filled.text, filled.up_to_name)
+    slot = encoder.target_slots(filled, 0)[0]
     assert slot == 5  # start, a, picture, in, van, gogh
+    assert encoder.target_slots(filled, 2) == [5, 6, 7, 8, 31]  # gogh, style, end, first and last padding
     encoder.encode(["a picture in van monet style"])
     first, second = encoder[filled.text].features, encoder["a picture in van monet style"].features
     torch.testing.assert_close(first[:slot], second[:slot])  # what comes before never saw the name
@@ -105,6 +109,40 @@ def test_anchor_slots_play_the_same_part(encoder) -> None:
     assert [aligned_slot(slot, cat, empty) for slot in (5, 6, 20)] == [5, 6, 20]
     encoder.encode(["cat"])
     assert aligned_slot(5, cat, encoder["cat"]) == 1
+
+
+@st.composite
+def encoded_prompts(draw, shapes: tuple[tuple[bool, int], ...] = ((True, 1), (False, 0))) -> EncodedPrompt:
+    """A prompt with one run for each (causal, lead), contexts of 40 slots, padding kept on a grid or not at all."""
+    runs, rows = [], 0
+    for is_causal, lead in shapes:
+        end = draw(st.integers(lead, 39))
+        padding = tuple(slot for slot in (9, 19, 29, 39) if slot > end and is_causal)
+        runs.append(Run(40, end, padding, first_row=rows, lead=lead, is_causal=is_causal))
+        rows += runs[-1].row_count
+    return EncodedPrompt(torch.arange(float(rows)).unsqueeze(1), tuple(runs))
+
+
+@given(encoded_prompts(), encoded_prompts(), st.integers(0, 5))
+def test_rows_slots_and_alignment_stay_within_their_run(first, second, padding: int) -> None:
+    everywhere = range(len(first.features))
+    for row in everywhere:
+        run = max((run for run in first.runs if run.first_row <= row), key=lambda run: run.first_row)
+        assert run.row(run.slot(row)) == row
+        assert aligned_slot(row, first, first) == row
+        counterpart = second.runs[first.runs.index(run)]
+        found = aligned_slot(row, first, second) - counterpart.first_row
+        assert 0 <= found < counterpart.row_count
+    read = first.rows_read(padding)
+    assert len(set(read)) == len(read) == sum(run.end + 1 + min(padding, len(run.padding)) for run in first.runs)
+    assert first.rows_from([0, 0], padding) == read
+    assert first.rows_read(99) == list(everywhere)
+
+
+def test_padding_that_was_not_kept_is_read_from_its_nearest_neighbour() -> None:
+    run = Run(40, 4, (9, 19, 39), first_row=100)
+    assert [run.row(slot) for slot in (3, 5, 14, 15, 28, 30, 39)] == [103, 105, 105, 106, 106, 107, 107]
+    assert Run(40, 4).row(17) == 4  # masked padding is not there: the end answers for it
 
 
 def test_own_anchor_goes_before_the_dial(encoder) -> None:

@@ -244,11 +244,11 @@ def test_weights_that_are_not_numbers_never_come_out(pipeline) -> None:
 
 
 def test_other_classes_are_refused_by_name(pipeline) -> None:
-    class StableDiffusionXLPipeline:
+    class KandinskyPipeline:
         pass
 
-    with pytest.raises(UnsupportedArchitectureError, match="StableDiffusionXLPipeline"):
-        unlearn(StableDiffusionXLPipeline())
+    with pytest.raises(UnsupportedArchitectureError, match="KandinskyPipeline"):
+        unlearn(KandinskyPipeline())
     pipeline.text_encoder = pipeline.vae
     with pytest.raises(UnsupportedArchitectureError, match="AutoencoderKL"):
         unlearn(pipeline)

@@ -1,0 +1,213 @@
+"""Quality of methods side by side on the reference world: how much is forgotten, and how much of the rest is left.
+
+Guarantees:
+    1. Every method of an arena is measured on the same prompts and seeds, the base among them.
+    2. Results are appended one line at a time and pictures are kept, so that an interrupted run goes on.
+    3. A result belongs to the digest of its edit: a changed method is measured again.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+import scapre
+from flows.arenas import Arena
+from flows.judgement import default_sampler
+from flows.progress import OnProgress
+from infra.reference import world
+from scapre.concepts import DialValue
+from validation.detectors import Detectors, find_label
+from validation.probes import Probe, Subject, build_probes, load_pack
+from validation.rendering import PictureStore, render
+
+BASE_METHOD = "none"
+FIRST_SEED = 5_000_000
+SEED_STRIDE = 10_000
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method at one setting of its dials."""
+
+    method: str
+    dials: Mapping[str, DialValue]
+
+    @property
+    def label(self) -> str:
+        """Method and dials in one line."""
+        return " ".join([self.method, *(f"{name}={value:g}" for name, value in self.dials.items())])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one contestant left of one arena, with one seed of probes."""
+
+    arena: str
+    contestant: str
+    seed: int
+    edit: str
+    """Digest of the edit; empty for the base itself."""
+    hits: Mapping[str, int]
+    """Pictures in which the concept was found, by role."""
+    pictures: Mapping[str, int]
+
+    def rate(self, role: str) -> float:
+        """Returns the share of a role's pictures in which the concept was found, in percent; NaN without pictures."""
+        return 100 * self.hits[role] / self.pictures[role] if self.pictures.get(role) else float("nan")
+
+    @property
+    def overall(self) -> float:
+        """Harmonic mean of 100 − residual rate and retained accuracy (told or hidden), in percent."""
+        kept = self.rate("told" if self.pictures.get("told") else "hidden")
+        gone = 100 - self.rate("target")
+        return 2 * gone * kept / (gone + kept) if gone + kept > 0 else 0.0
+
+
+class Bench:
+    """The reference model, its detectors, and what was measured before."""
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, detectors: Detectors, *, pictures: Path, results: Path, batch: int = 64
+    ) -> None:
+        self._pipeline, self._detectors, self._batch = pipeline, detectors, batch
+        self._store, self._results = PictureStore(pictures), results
+        self._sampler = default_sampler(pipeline)
+        self._done = {(r.arena, r.contestant, r.seed, r.edit): r for r in read_results(results)}
+
+    def measure(
+        self, arena: Arena, contestant: Contestant, *, seeds: Sequence[int], each: int, on_progress: OnProgress | None
+    ) -> list[Result]:
+        """Returns one result per seed, `each` pictures of every concept; the pipeline is left as it was found."""
+        if contestant.method == BASE_METHOD:
+            return self._measure(arena, contestant, scapre.base_digest(self._pipeline), "", seeds, each, on_progress)
+        edit = scapre.unlearn(
+            self._pipeline,
+            arena.concepts,
+            retain=arena.retain,
+            method=contestant.method,
+            withheld=arena.hidden,
+            **contestant.dials,
+        )
+        edit.apply(self._pipeline)
+        try:
+            return self._measure(arena, contestant, edit.edited_digest, edit.digest, seeds, each, on_progress)
+        finally:
+            edit.revert(self._pipeline)
+
+    def _measure(
+        self,
+        arena: Arena,
+        contestant: Contestant,
+        model: str,
+        edit: str,
+        seeds: Sequence[int],
+        each: int,
+        on_progress: OnProgress | None,
+    ) -> list[Result]:
+        found = []
+        for done, seed in enumerate(seeds):
+            key = (arena.name, contestant.label, seed, edit)
+            if key not in self._done:
+                counts = [self._count(role, names, model, seed, each) for role, names in arena.measured.items()]
+                hits, pictures = ({role: c[i] for role, c in zip(arena.measured, counts, strict=True)} for i in (0, 1))
+                self._done[key] = Result(arena.name, contestant.label, seed, edit, hits, pictures)
+                self._append(self._done[key])
+            found.append(self._done[key])
+            if on_progress:
+                on_progress(done + 1, len(seeds))
+        return found
+
+    def _count(self, role: str, names: Sequence[str], model: str, seed: int, each: int) -> tuple[int, int]:
+        subjects = [_subject(name) for name in names]
+        count = 1 if role == "other" else each  # there are many of them
+        probes = [list(_probes(subject, seed, count)) for subject in subjects]
+        addresses = render(
+            self._pipeline,
+            [probe for own in probes for probe in own],
+            store=self._store,
+            model_digest=model,
+            sampler=self._sampler,
+            batch_size=self._batch,
+            device=str(self._pipeline.device),
+        )
+        hits = 0
+        for column, subject in enumerate(subjects):
+            detector = self._detectors.of(subject)
+            seen = detector.detect([self._store.read(a) for a in addresses[column * count : (column + 1) * count]])
+            hits += int((seen.argmax(axis=1) == find_label(detector.labels, subject)).sum())
+        return hits, len(addresses)
+
+    def _append(self, result: Result) -> None:
+        self._results.parent.mkdir(parents=True, exist_ok=True)
+        with self._results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(result), sort_keys=True) + "\n")
+
+
+def _subject(name: str) -> Subject:
+    return Subject(name, kind="style" if name in world.load_styles() else "object")
+
+
+def _probes(subject: Subject, seed: int, count: int) -> Iterator[Probe]:
+    pack = "style" if subject.kind == "style" else "direct"
+    templates = load_pack(pack).prompts()
+    turned = templates[seed * count % len(templates) :] + templates[: seed * count % len(templates)]
+    first = FIRST_SEED + seed * SEED_STRIDE
+    yield from build_probes(subject.name, "hidden", templates=turned, count=count, first_seed=first, pack=pack)
+
+
+def read_results(path: Path) -> list[Result]:
+    """Returns the results in a file of JSON lines; a last line that a killed run left incomplete is passed over."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(Result(**json.loads(line)))
+        except ValueError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant in one arena, over the seeds: means, and the spread of Overall."""
+
+    arena: str
+    contestant: str
+    seeds: int
+    rates: Mapping[str, float]
+    """Share of pictures in which the concept was found, by role, in percent."""
+    spreads: Mapping[str, float]
+    """Standard deviation of the same over the seeds."""
+    overall: float
+    overall_spread: float
+
+
+def summarize(results: Sequence[Result]) -> list[Row]:
+    """Returns a row per arena and contestant, in the order of the results."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.arena, result.contestant), []).append(result)
+    return [_summarize(arena, contestant, own) for (arena, contestant), own in groups.items()]
+
+
+def _summarize(arena: str, contestant: str, own: Sequence[Result]) -> Row:
+    rates = {role: [r.rate(role) for r in own] for role in own[0].pictures}
+    overall = [r.overall for r in own]
+    return Row(
+        arena=arena,
+        contestant=contestant,
+        seeds=len(own),
+        rates={role: statistics.mean(values) for role, values in rates.items()},
+        spreads={role: _spread(values) for role, values in rates.items()},
+        overall=statistics.mean(overall),
+        overall_spread=_spread(overall),
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,87 @@
+"""`scapre benchmark`: every method on the reference world, several seeds, as a table."""
+
+import itertools
+import json
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from flows.benchmark import Row
+
+# strengths are swept, so that no method is judged at a point that suits another
+SWEEPS: dict[str, tuple[dict[str, float], ...]] = {
+    "none": ({},),
+    "scapre": ({}, {"erasure_strength": 0.3}, {"erasure_strength": 3}),
+    "uce": ({}, {"erasure_strength": 0.1}, {"retention_strength": 1}, {"retention_strength": 10}),
+}
+
+
+def benchmark(
+    arena: Annotated[list[str] | None, typer.Option(help="Arena to run; repeat for several; default: all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Method to run; repeat for several; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds of probes.")] = 5,
+    each: Annotated[int, typer.Option(min=1, help="Pictures of every target and retained concept per seed.")] = 2,
+    is_swept: Annotated[
+        bool, typer.Option("--sweep/--defaults", help="Every strength of the sweep, or the defaults only.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
+) -> None:
+    """Measure how much each method forgets and keeps on the reference world. Hours in full; goes on where it was.
+
+    Pictures and results are kept, so that a later run adds to them.
+    """
+    from flows.arenas import build_arenas
+    from flows.benchmark import Bench, Contestant, Result, summarize
+    from flows.judgement import load_detectors, load_pipeline
+    from flows.progress import console, progress_bar
+    from flows.services import open_services
+
+    arenas = build_arenas()
+    _refuse_unknown("arena", arena, arenas)
+    _refuse_unknown("method", method, SWEEPS)
+    services = open_services()
+    device = services.settings.resolve_device()
+    pipeline = load_pipeline(services.settings.base_model, device)
+    pipeline.set_progress_bar_config(disable=True)
+    bench = Bench(
+        pipeline,
+        load_detectors(services.settings.detectors, device),
+        pictures=services.benchmark / "pictures",
+        results=services.benchmark / "results.jsonl",
+    )
+    found: list[Result] = []
+    for place, name in itertools.product(arena or arenas, method or SWEEPS):
+        for dials in SWEEPS[name] if is_swept else SWEEPS[name][:1]:
+            contestant = Contestant(name, dials)
+            with progress_bar(f"{place}, {contestant.label}: seeds", console()) as on_progress:
+                found += bench.measure(
+                    arenas[place], contestant, seeds=range(seeds), each=each, on_progress=on_progress
+                )
+    rows = summarize(found)
+    _show(rows)
+    if out:
+        out.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+
+
+def _show(rows: "list[Row]") -> None:
+    table = Table("arena", "method", "target ↓", "told ↑", "hidden ↑", "other ↑", "overall ↑")
+    for row in rows:
+        shown = [
+            f"{row.rates[role]:.1f} ± {row.spreads[role]:.1f}" if role in row.rates else ""
+            for role in ("target", "told", "hidden", "other")
+        ]
+        table.add_row(row.arena, row.contestant, *shown, f"{row.overall:.1f} ± {row.overall_spread:.1f}")
+    Console(width=150).print(table)
+
+
+def _refuse_unknown(what: str, given: list[str] | None, known: Collection[str]) -> None:
+    if unknown := sorted(set(given or ()) - set(known)):
+        raise BadRequestError(f"expected {what} among {', '.join(known)}, found {', '.join(unknown)}")

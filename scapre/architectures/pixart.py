@@ -1,0 +1,75 @@
+"""PixArt-Sigma: T5, a caption projection, and the transformer's `attn2.to_k` and `attn2.to_v`.
+
+Edited: key and value projections of every cross-attention block.
+Input: T5's output after `caption_projection` (two linear maps with a GELU between), which is left as it is.
+Slots: every token, since T5's attention is not causal; no padding, which the transformer masks.
+Text enters nowhere else.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from scapre.architectures.base import Architecture, Parts
+from scapre.architectures.stable_diffusion import CROSS_ATTENTION
+from scapre.errors import UnsupportedArchitectureError
+from scapre.text import Projected, TextStack
+
+T5_TOKENS = 300
+"""Tokens the pipeline gives T5 unless told otherwise."""
+DENOISER = "transformer"
+
+
+def caption_projection(channels: int, width: int) -> nn.Module:
+    """Returns the module text passes first, without weights."""
+    from diffusers.models.embeddings import PixArtAlphaTextProjection  # takes seconds to import
+
+    return PixArtAlphaTextProjection(in_features=channels, hidden_size=width)
+
+
+def inner_width(config: Mapping[str, Any]) -> int:
+    """Returns the width of the transformer's blocks."""
+    return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+
+
+def filled(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
+    """Returns the modules one after another, holding the denoiser's own weights rather than copies."""
+    chain = nn.Sequential(OrderedDict(modules))
+    named = {name: weights[f"{DENOISER}.{name}"] for name in chain.state_dict()}
+    chain.load_state_dict(named, assign=True)
+    return chain.eval()
+
+
+def _read_text(parts: Parts) -> Projected:
+    t5 = TextStack(
+        parts.tokenizers["text_encoder"],
+        parts.encoders["text_encoder"],
+        token_limit=T5_TOKENS,
+        lead=0,
+        is_causal=False,
+        masks_padding=True,
+        lowers_case=True,
+    )
+    width = inner_width(parts.denoiser_config)
+    modules = {"caption_projection": caption_projection(t5.width, width)}
+    return Projected(t5, filled(modules, parts.weights), DENOISER, width)
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    if not config.get("caption_channels"):
+        raise UnsupportedArchitectureError("expected a transformer with caption_channels, found none; no adapter yet")
+
+
+ARCHITECTURE = Architecture(
+    name="pixart-sigma",
+    pipeline_classes=frozenset({"PixArtSigmaPipeline"}),
+    text_encoders={"text_encoder": "T5EncoderModel"},
+    denoiser=DENOISER,
+    denoiser_class="PixArtTransformer2DModel",
+    projection=CROSS_ATTENTION,
+    read_text=_read_text,
+    check_config=_check_config,
+    passed_before=("caption_projection",),
+)

@@ -1,0 +1,76 @@
+"""The adapters by pipeline class, and how a loaded pipeline is read; anything without an adapter is refused by name."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from scapre.architectures import flux, pixart, sana, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from scapre.architectures.base import Architecture, BaseModel, Parts, assemble, check_class
+from scapre.errors import UnsupportedArchitectureError
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    module.ARCHITECTURE.name: module.ARCHITECTURE
+    for module in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart, sana)
+}
+
+
+def find_architecture(pipeline_class: str) -> Architecture:
+    """Returns the adapter for pipelines of class `pipeline_class`.
+
+    Raises:
+        UnsupportedArchitectureError: there is none; lists the supported ones.
+    """
+    by_class = {name: found for found in ARCHITECTURES.values() for name in found.pipeline_classes}
+    if pipeline_class not in by_class:
+        raise UnsupportedArchitectureError(
+            f"expected a pipeline among {', '.join(sorted(by_class))}, found {pipeline_class}; nothing was changed"
+        )
+    return by_class[pipeline_class]
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """Returns the component name of a text encoder's tokenizer."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def read_pipeline(pipeline: Any) -> BaseModel:
+    """Returns text encoders and live projections of a loaded pipeline.
+
+    Raises:
+        UnsupportedArchitectureError: no adapter for the pipeline or for one of its components; named in the message.
+    """
+    architecture = find_architecture(type(pipeline).__name__)
+    encoders = {}
+    for component, expected in architecture.text_encoders.items():
+        encoder = getattr(pipeline, component)
+        if encoder is None and component in architecture.optional:
+            continue
+        check_class(component, type(encoder).__name__, expected)
+        encoders[component] = encoder
+    denoiser = getattr(pipeline, architecture.denoiser)
+    check_class(architecture.denoiser, type(denoiser).__name__, architecture.denoiser_class)
+    _refuse_wrapped(denoiser, architecture.projection)
+    return assemble(
+        architecture,
+        Parts(
+            tokenizers={component: getattr(pipeline, tokenizer_of(component)) for component in encoders},
+            encoders=encoders,
+            denoiser_config=dict(denoiser.config),
+            weights={
+                f"{architecture.denoiser}.{name}": held
+                for name, held in denoiser.named_parameters()
+                if architecture.is_read(name)
+            },
+        ),
+    )
+
+
+def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:
+    named = [(name, module) for name, module in denoiser.named_modules() if projection.search(name)]
+    if wrapped := [name for name, module in named if not isinstance(module, nn.Linear)]:
+        raise UnsupportedArchitectureError(
+            f"expected plain linear projections, found {len(wrapped)} wrapped ones, the first {wrapped[0]!r}; "
+            "unload or fuse adapters first (pipeline.unload_lora_weights() or pipeline.fuse_lora())"
+        )

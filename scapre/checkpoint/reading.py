@@ -1,0 +1,41 @@
+"""Checkpoints, whatever their layout: looked at first, read in part."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from scapre.architectures import BaseModel, read_pipeline
+from scapre.checkpoint.folder import inspect_folder, read_folder
+from scapre.checkpoint.info import CheckpointInfo
+from scapre.checkpoint.single_file import SingleFile, inspect_single_file, read_single_file
+from scapre.errors import CheckpointError
+
+
+def inspect_checkpoint(checkpoint: Path | str | SingleFile) -> CheckpointInfo:
+    """Returns what a checkpoint is: a folder in diffusers' layout, or a single safetensors file.
+
+    Raises:
+        CheckpointError: pickles, or a missing or unreadable part; the message names it.
+        UnsupportedArchitectureError: a pipeline or component without an adapter.
+    """
+    path = checkpoint.path if isinstance(checkpoint, SingleFile) else Path(checkpoint)
+    if path.is_dir():
+        return inspect_folder(path)
+    if path.is_file():
+        return inspect_single_file(path)
+    raise CheckpointError(f"expected a folder in diffusers' layout or a safetensors file, found nothing at {path}")
+
+
+def read_base(pipeline_or_path: Any) -> BaseModel:
+    """Returns what the engine needs of a loaded pipeline, or of files: text encoders and projections only."""
+    if not isinstance(pipeline_or_path, (str, os.PathLike, SingleFile)):
+        return read_pipeline(pipeline_or_path)
+    info = inspect_checkpoint(pipeline_or_path if isinstance(pipeline_or_path, SingleFile) else Path(pipeline_or_path))
+    if info.path.is_dir():
+        return read_folder(info)
+    return read_single_file(info, pipeline_or_path.tokenizer if isinstance(pipeline_or_path, SingleFile) else None)
+
+
+def base_digest(pipeline_or_path: Any) -> str:
+    """Returns the digest of text encoders and projections."""
+    return read_base(pipeline_or_path).digest

@@ -1,0 +1,165 @@
+"""Checkpoints of Stable Diffusion 1.x, 2.x and XL as one safetensors file, read in part.
+
+A single file holds no tokenizer. All of these models share CLIP's vocabulary, so the folder `tokenizer` of any of them
+serves; without one a file can be inspected, digested and exported, but not read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import CLIPTextConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from scapre.architectures import BaseModel, Parts, assemble, find_architecture
+from scapre.checkpoint.folder import quiet_transformers, read_tokenizer
+from scapre.checkpoint.info import CheckpointInfo
+from scapre.checkpoint.ldm_layout import (
+    UNET,
+    StoredEncoder,
+    blocks_per_level,
+    find_layout,
+    own_attention_name,
+)
+from scapre.checkpoint.tensor_files import read_header, read_tensors, refuse_pickles
+from scapre.errors import CheckpointError
+from scapre.text import plain_name
+
+HEAD_WIDTH = 64
+"""Width of an attention head in every CLIP text encoder of these families; the file does not say it."""
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A single-file checkpoint together with the folder of its tokenizer."""
+
+    path: Path
+    tokenizer: Path | None = None
+    """`None` looks for a folder `tokenizer` beside the file."""
+
+
+def inspect_single_file(file: Path) -> CheckpointInfo:
+    """Returns what the single-file checkpoint is.
+
+    Raises:
+        CheckpointError: a pickle, or damaged.
+        UnsupportedArchitectureError: it is of another family.
+    """
+    refuse_pickles(file)
+    header = read_header(file)
+    architecture = find_architecture(find_layout(header).pipeline_class)
+    blocks = blocks_per_level(header)
+    stored = {
+        f"unet.{own}": name
+        for name in header
+        if (own := own_attention_name(name.removeprefix(UNET), blocks)) and architecture.is_projection(own)
+    }
+    if not stored:
+        raise CheckpointError(f"{file}: expected projections {architecture.projection.pattern}, found none")
+    shapes = {name: header[place].shape for name, place in stored.items()}
+    return CheckpointInfo(
+        path=file,
+        pipeline_class=find_layout(header).pipeline_class,
+        architecture=architecture.name,
+        projections={name: (shapes[name][0], shapes[name][-1]) for name in sorted(shapes)},
+        dtype=", ".join(sorted({header[place].dtype for place in stored.values()})),
+        files=dict.fromkeys(sorted(stored), file),
+        stored_names={name: stored[name] for name in sorted(stored)},
+    )
+
+
+def read_single_file(info: CheckpointInfo, tokenizer: Path | None) -> BaseModel:
+    """Returns text encoders and projections of an inspected file; nothing else is read.
+
+    Raises:
+        CheckpointError: a text encoder lacks weights, or the tokenizer belongs to another model.
+    """
+    header = read_header(info.path)
+    layout, encoders = find_layout(header), {}
+    tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
+    folder = tokenizer or _beside(info.path)
+    for stored in layout.encoders:
+        names = [name for name in header if name.startswith(stored.prefix)]
+        class_name = info.adapter.text_encoders[stored.component]
+        encoders[stored.component] = _read_encoder(info.path, names, stored, class_name)
+        tokenizers[stored.component] = (
+            None if folder is None else _read_tokenizer(folder, stored, encoders[stored.component])
+        )
+    is_conditioned = any(name.startswith(f"{UNET}label_emb.") for name in header)
+    weights = read_tensors(info.path, info.stored_names.values())
+    return assemble(
+        info.adapter,
+        Parts(
+            tokenizers=tokenizers,
+            encoders=encoders,
+            denoiser_config={"addition_embed_type": "text_time" if is_conditioned else None},
+            weights={name: weights[stored] for name, stored in info.stored_names.items()},
+        ),
+    )
+
+
+def _beside(file: Path) -> Path | None:
+    folder = file.parent / "tokenizer"
+    return folder if folder.is_dir() else None
+
+
+def _read_tokenizer(folder: Path, stored: StoredEncoder, encoder: PreTrainedModel) -> PreTrainedTokenizerBase:
+    tokenizer = read_tokenizer(folder, "CLIPTokenizer", pad_token=stored.padding_token)
+    if len(tokenizer) != encoder.config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer of {encoder.config.vocab_size} tokens for {stored.component}, found "
+            f"{len(tokenizer)}; take the one of a checkpoint of the same family"
+        )
+    return tokenizer
+
+
+def _read_encoder(file: Path, names: list[str], stored: StoredEncoder, class_name: str) -> PreTrainedModel:
+    from diffusers.loaders.single_file_utils import (  # takes seconds to import
+        convert_ldm_clip_checkpoint,
+        convert_open_clip_checkpoint,
+    )
+
+    held = read_tensors(file, names)
+    if stored.is_open_clip:
+        width = held[f"{stored.prefix}token_embedding.weight"].shape[1]
+        shape = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+        state = convert_open_clip_checkpoint(shape, held, prefix=stored.prefix)
+    else:
+        state = convert_ldm_clip_checkpoint(held)
+    plain = {plain_name(name): tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    with quiet_transformers():
+        encoder, report = getattr(transformers, class_name).from_pretrained(
+            None,
+            config=_clip_config(plain, is_open_clip=stored.is_open_clip),
+            state_dict={_wrapped(name): tensor for name, tensor in plain.items()},
+            dtype="auto",
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{file}: {stored.component} lacks {len(missing)} weights, the first {missing[0]!r}; fetch it again"
+        )
+    return encoder
+
+
+def _wrapped(plain: str) -> str:
+    return plain if plain.startswith("text_projection.") else f"text_model.{plain}"
+
+
+def _clip_config(plain: Mapping[str, Tensor], *, is_open_clip: bool) -> CLIPTextConfig:
+    vocabulary, width = plain["embeddings.token_embedding.weight"].shape
+    layers = [name.split(".")[2] for name in plain if name.startswith("encoder.layers.")]
+    projection = plain.get("text_projection.weight", torch.empty(width, 0, device="meta"))
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=len(plain["encoder.layers.0.mlp.fc1.weight"]),
+        num_hidden_layers=1 + max(map(int, layers)),
+        num_attention_heads=max(width // HEAD_WIDTH, 1),
+        max_position_embeddings=len(plain["embeddings.position_embedding.weight"]),
+        hidden_act="gelu" if is_open_clip else "quick_gelu",
+        projection_dim=len(projection),
+    )

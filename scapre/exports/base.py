@@ -1,0 +1,38 @@
+"""What every export begins with: the checkpoint is the base of the edit, or nothing happens."""
+
+from pathlib import Path
+
+from scapre.architectures import BaseModel
+from scapre.checkpoint import CheckpointInfo, inspect_checkpoint, read_base
+from scapre.edit import Edit
+from scapre.errors import BaseMismatchError, CheckpointError
+
+
+def read_own_base(edit: Edit, checkpoint: Path) -> tuple[CheckpointInfo, BaseModel]:
+    """Returns what `checkpoint` is, and its text encoders and projections.
+
+    Raises:
+        BaseMismatchError: it is not the base of the edit; names both digests.
+    """
+    info = inspect_checkpoint(checkpoint)
+    base = read_base(checkpoint)
+    if base.digest != edit.base_digest:
+        raise BaseMismatchError(
+            f"expected a checkpoint with digest {edit.base_digest}, found {base.digest}; merge into its own base"
+        )
+    return info, base
+
+
+def changed_names(edit: Edit) -> list[str]:
+    """Returns the projections in which the edit flips a bit."""
+    return sorted(name for name, change in edit.changes.items() if bool(change.any()))
+
+
+def check_apart(source: Path, target: Path) -> None:
+    """Checks that writing `target` leaves `source` as it is.
+
+    Raises:
+        CheckpointError: one is, or lies in, the other.
+    """
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise CheckpointError(f"expected a place outside of the checkpoint {source}, found {target}; choose another")

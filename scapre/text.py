@@ -1,0 +1,319 @@
+"""From prompts to the features a model's projections read: tokenizers, encoders, how their outputs are put together.
+
+Guarantees:
+    1. Features are those of the diffusers pipeline: same tokens, same length, same mask, same hidden state.
+    2. An encoder in half precision is read in float32; the model itself is left as it is.
+    3. Of padding, only what the model reads is kept: all of it, a grid (long contexts), or none (masked).
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from scapre.errors import CheckpointError, UnsupportedArchitectureError
+from scapre.slots import EncodedPrompt, Run, shifted
+
+_HALF = (torch.float16, torch.bfloat16)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class TextSource(Protocol):
+    """Whatever turns prompts into the features that projections read."""
+
+    @property
+    def width(self) -> int:
+        """d_in of the features."""
+        ...
+
+    @property
+    def context_tokens(self) -> int:
+        """Number of slots a prompt is given."""
+        ...
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The modules text passes through, by component."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the parameters features depend on, by component and name."""
+        ...
+
+    def in_float32(self) -> "TextSource":
+        """Returns a source that reads in float32 or better."""
+        ...
+
+    def name_ends(self, text_and_name: str) -> list[int]:
+        """Returns the slot of the last token of `text_and_name`, for each run."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Returns the features of each prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextStack:
+    """One tokenizer and one encoder; by default CLIP as Stable Diffusion 1.x and 2.x read it."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    """`None` when the checkpoint holds none: digests are known, prompts cannot be read."""
+    encoder: PreTrainedModel
+    component: str = "text_encoder"
+    """Name of the encoder in the pipeline."""
+    hidden_layer: int | None = None
+    """Which hidden state is read, before any norm; `None` for the encoder's own output."""
+    token_limit: int | None = None
+    """Tokens a prompt is cut or padded to; `None` for what tokenizer and position table allow."""
+    lead: int = 1
+    """Special tokens before the first word."""
+    has_end_token: bool = True
+    is_causal: bool = True
+    masks_padding: bool = False
+    """Whether encoder and denoiser ignore padding."""
+    padding_grid: int | None = None
+    """Number of padding slots to keep of a context; `None` for all."""
+    lowers_case: bool = False
+    """Whether the pipeline writes prompts in lower case and strips them."""
+
+    @property
+    def width(self) -> int:
+        """d_in of the features."""
+        return int(self.encoder.config.hidden_size)
+
+    @property
+    def context_tokens(self) -> int:
+        """Number of slots a prompt is given."""
+        if self.token_limit is not None:
+            return self.token_limit
+        positions = int(self.encoder.config.max_position_embeddings)
+        return positions if self.tokenizer is None else int(min(self.tokenizer.model_max_length, positions))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The encoder, by component."""
+        return {self.component: self.encoder}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the encoder's parameters, tied ones once."""
+        return {f"{self.component}.{plain_name(name)}": held for name, held in self.encoder.named_parameters()}
+
+    def in_float32(self) -> "TextStack":
+        """Returns the stack, with a float32 copy of an encoder in half precision: small differences matter."""
+        return replace(self, encoder=_in_float32(self.encoder))
+
+    def name_ends(self, text_and_name: str) -> list[int]:
+        """Returns the slot of the last token of `text_and_name`."""
+        tokens = self._tokenizer()(self._written(text_and_name), truncation=False, verbose=False).input_ids
+        return [len(tokens) - 1 - self.has_end_token]
+
+    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Returns the features of each prompt."""
+        hidden, ends = self._read([self._written(prompt) for prompt in prompts], self.context_tokens)
+        return [self._kept(features, end) for features, end in zip(hidden, ends, strict=True)]
+
+    def _written(self, prompt: str) -> str:
+        return prompt.lower().strip() if self.lowers_case else prompt
+
+    def _tokenizer(self) -> Callable[..., Any]:
+        if self.tokenizer is None:
+            raise CheckpointError(
+                f"expected a tokenizer for {self.component}, found none: a single file holds none; put the folder "
+                "`tokenizer` of any checkpoint of the same family beside it, or name one"
+            )
+        return self.tokenizer
+
+    def _read(self, texts: list[str], limit: int) -> tuple[Float[Tensor, "prompts slots d_in"], list[int]]:
+        """Returns hidden states and the slot of each text's last token; masked padding is cut to the longest text."""
+        tokens = self._tokenizer()(
+            texts,
+            padding="longest" if self.masks_padding else "max_length",
+            max_length=limit,
+            truncation=True,
+            padding_side="right",
+            return_tensors="pt",
+        )
+        ids: Int[Tensor, "prompts slots"] = tokens.input_ids
+        device = next(self.encoder.parameters()).device
+        uses_mask = self.masks_padding or bool(getattr(self.encoder.config, "use_attention_mask", False))
+        mask = tokens.attention_mask.to(device) if uses_mask else None
+        output = self.encoder(ids.to(device), attention_mask=mask, output_hidden_states=self.hidden_layer is not None)
+        hidden = output.last_hidden_state if self.hidden_layer is None else output.hidden_states[self.hidden_layer]
+        return hidden, (tokens.attention_mask.sum(dim=1) - 1).tolist()
+
+    def _kept(self, hidden: Float[Tensor, "slots d_in"], end: int) -> EncodedPrompt:
+        padding = self._padding(end)
+        return EncodedPrompt(hidden[[*range(end + 1), *padding]].clone(), (self._run(end, padding),))
+
+    def _run(self, end: int, padding: tuple[int, ...]) -> Run:
+        return Run(
+            self.context_tokens,
+            end,
+            padding,
+            lead=self.lead,
+            has_end_token=self.has_end_token,
+            is_causal=self.is_causal,
+        )
+
+    def _padding(self, end: int) -> tuple[int, ...]:
+        if self.masks_padding:
+            return ()
+        context, grid = self.context_tokens, self.padding_grid
+        slots = range(context) if grid is None else [(step + 1) * context // grid - 1 for step in range(grid)]
+        return tuple(slot for slot in slots if slot > end)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Encoders that read the same tokens, their features joined along the width."""
+
+    stacks: tuple[TextStack, ...]
+    padded_width: int | None = None
+    """Width the model fills up with zeros."""
+
+    @property
+    def width(self) -> int:
+        """d_in of the features."""
+        return self.padded_width or sum(stack.width for stack in self.stacks)
+
+    @property
+    def context_tokens(self) -> int:
+        """Number of slots a prompt is given."""
+        return self.stacks[0].context_tokens
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The encoders, by component."""
+        return {name: module for stack in self.stacks for name, module in stack.modules.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the encoders' parameters."""
+        return {name: held for stack in self.stacks for name, held in stack.tensors().items()}
+
+    def in_float32(self) -> "SideBySide":
+        """Returns a source that reads in float32 or better."""
+        return replace(self, stacks=tuple(stack.in_float32() for stack in self.stacks))
+
+    def name_ends(self, text_and_name: str) -> list[int]:
+        """Returns the slot of the last token of `text_and_name`."""
+        return self.stacks[0].name_ends(text_and_name)
+
+    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Returns the features of each prompt.
+
+        Raises:
+            UnsupportedArchitectureError: the tokenizers cut a prompt differently.
+        """
+        return [self._joined(parts) for parts in zip(*(stack.encode(prompts) for stack in self.stacks), strict=True)]
+
+    def _joined(self, parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
+        if len({part.runs for part in parts}) > 1:
+            raise UnsupportedArchitectureError(
+                "expected text encoders whose tokenizers cut prompts alike, found different ones; restore the "
+                "tokenizers of the checkpoint"
+            )
+        features = torch.cat([part.features for part in parts], dim=1)
+        return EncodedPrompt(nn.functional.pad(features, (0, self.width - features.shape[1])), parts[0].runs)
+
+
+@dataclass(frozen=True)
+class OneAfterAnother:
+    """Sources whose slots the model reads one after another, each a run of its own."""
+
+    sources: tuple[TextSource, ...]
+
+    @property
+    def width(self) -> int:
+        """d_in of the features."""
+        return self.sources[0].width
+
+    @property
+    def context_tokens(self) -> int:
+        """Number of slots a prompt is given."""
+        return sum(source.context_tokens for source in self.sources)
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The encoders, by component."""
+        return {name: module for source in self.sources for name, module in source.modules.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the encoders' parameters."""
+        return {name: held for source in self.sources for name, held in source.tensors().items()}
+
+    def in_float32(self) -> "OneAfterAnother":
+        """Returns a source that reads in float32 or better."""
+        return OneAfterAnother(tuple(source.in_float32() for source in self.sources))
+
+    def name_ends(self, text_and_name: str) -> list[int]:
+        """Returns the slot of the last token of `text_and_name`, for each run."""
+        return [end for source in self.sources for end in source.name_ends(text_and_name)]
+
+    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Returns the features of each prompt, run after run."""
+        return [self._joined(parts) for parts in zip(*(source.encode(prompts) for source in self.sources), strict=True)]
+
+    def _joined(self, parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
+        runs: list[Run] = []
+        rows = 0
+        for part in parts:
+            runs += shifted(part.runs, rows)
+            rows += len(part.features)
+        return EncodedPrompt(torch.cat([part.features for part in parts]), tuple(runs))
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A source whose features pass through a module of the denoiser, slot by slot, before any projection reads them."""
+
+    source: TextSource
+    module: nn.Module
+    component: str
+    """Name of the denoiser in the pipeline."""
+    width: int
+    """d_in of what comes out."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Number of slots a prompt is given."""
+        return self.source.context_tokens
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The encoders and the module, by component."""
+        return {**self.source.modules, self.component: self.module}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the parameters of encoders and module."""
+        own = {f"{self.component}.{name}": held for name, held in self.module.named_parameters()}
+        return {**self.source.tensors(), **own}
+
+    def in_float32(self) -> "Projected":
+        """Returns a source that reads in float32 or better."""
+        return replace(self, source=self.source.in_float32(), module=_in_float32(self.module))
+
+    def name_ends(self, text_and_name: str) -> list[int]:
+        """Returns the slot of the last token of `text_and_name`, for each run."""
+        return self.source.name_ends(text_and_name)
+
+    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Returns the features of each prompt as the projections read them."""
+        own = next(self.module.parameters())
+        return [
+            replace(prompt, features=self.module(prompt.features.to(own))) for prompt in self.source.encode(prompts)
+        ]
+
+
+def plain_name(name: str) -> str:
+    """Returns the parameter name without the level that some releases of transformers put around the text model."""
+    return name.removeprefix("text_model.")
+
+
+def _in_float32(module: Module) -> Module:
+    return copy.deepcopy(module).float() if next(module.parameters()).dtype in _HALF else module
