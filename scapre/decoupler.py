@@ -37,7 +37,7 @@ def nearest_contrast(
     return torch.stack(contrasts).min(dim=0).values
 
 
-def spreading_noise(contrasts: Float[Tensor, "rows targets"]) -> float:
+def spreading_noise(contrasts: Float[Tensor, "..."]) -> float:
     """Returns the ς at which the median channel carries half of ln 2, so that relevance is spread over (0, 1)."""
     if not contrasts.numel():
         return 1.0

@@ -3,6 +3,8 @@
 Legend: W* the weight to refine, W0 the base weight, β the strength, t = β/(1+β), R the polar factor of W0ᵀW*.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +31,25 @@ def align_geometry(
         return edited
     share = strength / (1.0 + strength)
     return (1.0 - share) * edited + share * (base @ polar_isometry(base.mT @ edited))
+
+
+def align_projections(
+    base: Float[Tensor, "rows d_in"],
+    delta: Float[Tensor, "rows d_in"],
+    parts: Mapping[str, slice],
+    *,
+    strength: float,
+) -> Float[Tensor, "rows d_in"]:
+    """Returns Δ after `align_geometry` of each projection; rows with Δ = 0 did not move and do not take part."""
+    if strength == 0.0:
+        return delta
+    moved, aligned = (delta != 0).any(dim=1), delta.clone()
+    for rows in parts.values():
+        kept, is_moved = base[rows], moved[rows]
+        edited = align_geometry((kept + delta[rows])[is_moved], kept[is_moved], strength=strength)
+        part = aligned[rows]  # a view: rows that did not move keep Δ = 0
+        part[is_moved] = edited - kept[is_moved]
+    return aligned
 
 
 def bures_squared(first: Float[Tensor, "d_out d_in"], second: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:

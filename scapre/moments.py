@@ -112,6 +112,8 @@ class Retained:
     """Names found in the vocabulary, nearest to a target first."""
     sums: Mapping[str, Float[Tensor, "d_in d_in"]]
     """Σ c cᵀ over the slots of each group."""
+    features: Mapping[str, Float[Tensor, "_ d_in"]]
+    """The slots themselves, group by group."""
     counts: Mapping[str, int]
     """Number of slots of each group."""
 
@@ -192,6 +194,7 @@ def gather_statistics(
             group: features.mT @ features if len(features) else torch.zeros(width, width).to(features)
             for group, features in rows.items()
         },
+        features=rows,
         counts={group: len(features) for group, features in rows.items()},
     )
     return Statistics(targets, retained)

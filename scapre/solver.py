@@ -10,17 +10,22 @@ Guarantees:
     2. An answer is finite, or `SingularSystemError` says which dial to raise.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scapre.errors import SingularSystemError
 
 WORST_CONDITION = 1e13
 """Beyond it a float64 solution has fewer than three correct digits."""
+RANK_TOLERANCE = 1e-13
+"""Singular values below this fraction of the largest count as 0."""
+LONGEST_SERIES = 16
+"""Terms beyond which a factorization for every shift is cheaper."""
 _CHUNK_ELEMENTS = 1 << 23
 
 
@@ -40,6 +45,11 @@ class SlotFactors:
 
     features: Float[Tensor, "d_in rank"]
     anchors: Float[Tensor, "d_in rank"]
+
+
+def add_ridge(matrix: Float[Tensor, "d_in d_in"], amount: float) -> Float[Tensor, "d_in d_in"]:
+    """Returns `matrix` + `amount` I."""
+    return matrix + amount * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
 
 def factorize(matrix: Float[Tensor, "d_in d_in"]) -> Regularizer:
@@ -83,6 +93,52 @@ def solve_shared_rows(
     alpha = row_weights.double().unsqueeze(1)
     response = alpha * (base.double() @ (shift.double() @ basis))
     return _finite(response / (1.0 + alpha * eigenvalues.clamp_min(0.0)) @ basis.mT)
+
+
+def solve_sylvester(
+    right: Float[Tensor, "rows d_in"], matrix: Float[Tensor, "d_in d_in"], row_weights: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows d_in"]:
+    """Returns Δ of the Sylvester equation diag(α) Δ + Δ A = `right`, A symmetric positive definite (ScaPre eq. 10).
+
+    With A = Q Λ Qᵀ: Δ = [right Q ⊘ (α_i + λ_j)] Qᵀ.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    return _finite(right @ vectors / (row_weights.double().unsqueeze(1) + eigenvalues) @ vectors.mT)
+
+
+def shifted_inverses(
+    matrix: Float[Tensor, "d_in d_in"], shifts: Float[Tensor, " shifts"]
+) -> Float[Tensor, "shifts d_in d_in"]:
+    """Returns (H + s I)⁻¹ for a positive semidefinite H and every positive shift s.
+
+    Shifts that lie close together share one factorization: with G = H + s̄ I, (G + δ I)⁻¹ = Σ_q (−δ)^q G^−(q+1), whose
+    terms fall by |δ| / s̄ or faster; the sum runs to double precision.
+    """
+    middle = float((shifts.min() + shifts.max()) / 2.0)
+    ratio = float((shifts - middle).abs().max()) / middle
+    count = 1 if ratio == 0.0 else math.ceil(math.log(torch.finfo(torch.float64).eps) / math.log(ratio)) + 1
+    if count > min(len(shifts), LONGEST_SERIES):
+        return torch.stack([_inverse(add_ridge(matrix, float(shift))) for shift in shifts])
+    powers = [_inverse(add_ridge(matrix, middle))]
+    while len(powers) < count:
+        powers.append(powers[-1] @ powers[0])
+    exponents = torch.arange(count, dtype=shifts.dtype, device=shifts.device)
+    return torch.tensordot((middle - shifts).unsqueeze(1) ** exponents, torch.stack(powers), dims=1)
+
+
+def orthonormal_basis(columns: Float[Tensor, "d_in columns"]) -> Float[Tensor, "d_in directions"]:
+    """Returns an orthonormal basis of the span of `columns`, to working precision."""
+    left, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
+    return left[:, _significant(sigma)]
+
+
+def thin_factors(
+    matrix: Float[Tensor, "d_in d_in"],
+) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, "rank d_in"]]:
+    """Returns two factors of `matrix` whose common side is its rank."""
+    left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
+    kept = _significant(sigma)
+    return left[:, kept] * sigma[kept], right[kept]
 
 
 def compress_slots(
@@ -140,6 +196,17 @@ def solve_rows_per_target(
         right = (root * wanted[start : start + step]).unsqueeze(2)
         coefficients[start : start + step] = root * torch.cholesky_solve(right, factor).squeeze(2)
     return _finite(coefficients @ solved.mT)
+
+
+def _inverse(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+    factor, failed_at = torch.linalg.cholesky_ex(matrix)
+    if bool(failed_at):
+        raise SingularSystemError("a row's system is not positive definite; raise the dial ridge")
+    return torch.cholesky_inverse(factor)
+
+
+def _significant(sigma: Float[Tensor, " values"]) -> Bool[Tensor, " values"]:
+    return sigma > RANK_TOLERANCE * sigma.max().clamp_min(torch.finfo(sigma.dtype).tiny) if len(sigma) else sigma > 0
 
 
 def _finite(delta: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 from scapre.errors import DialError
-from scapre.methods import scapre, uce
+from scapre.methods import oce, printed, rece, released, scapre, speed, uce
 from scapre.methods.base import Dial, Method, Problem, Solution
 
 __all__ = ["METHODS", "Dial", "Method", "Problem", "Solution", "find_method"]
 
-METHODS: Mapping[str, Method] = {method.name: method for method in (scapre.METHOD, uce.METHOD)}
+METHODS: Mapping[str, Method] = {
+    module.METHOD.name: module.METHOD for module in (scapre, printed, released, uce, rece, speed, oce)
+}
 
 
 def find_method(name: str) -> Method:

@@ -1,7 +1,7 @@
 """What a method is: named dials with their equations, and a function from statistics to weight changes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics
 from scapre.neighbours import NEAREST
+
+TARGETS_AT_ONCE = 64
+"""Targets whose slots are laid side by side: enough for one fast product, few enough for memory at any number."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,12 @@ READING_DIALS: Mapping[str, Dial] = {
     "synonym_cosine": Dial(0.9, "vocabulary entries with a higher centred cosine to a target count as synonyms", 0, 1),
 }
 """Dials every method shares: how text is read."""
+PUBLISHED_READING_DIALS: Mapping[str, Dial] = {
+    **READING_DIALS,
+    "anchor": replace(READING_DIALS["anchor"], default=""),
+    "vocabulary": replace(READING_DIALS["vocabulary"], default=0),
+}
+"""The same for methods as their authors publish them: targets become the empty prompt, and only named text is kept."""
 
 
 def reading_of(dials: Dials) -> Reading:
@@ -140,12 +149,42 @@ def reading_of(dials: Dials) -> Reading:
     )
 
 
-def slot_moments(statistics: Statistics) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "d_in d_in"]]:
-    """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ, each target's ω summing to 1."""
-    zero = torch.zeros_like(statistics.retained.sums["general"])
-    gram, shift = zero, zero
-    for target in statistics.targets:
-        weighted = target.weights.unsqueeze(1) * target.features
-        gram = gram + target.features.mT @ weighted
-        shift = shift + (target.anchors - target.features).mT @ weighted
+@dataclass(frozen=True)
+class SlotBatch:
+    """The slots of some targets on top of each other."""
+
+    features: Float[Tensor, "slots d_in"]
+    anchors: Float[Tensor, "slots d_in"]
+    weights: Float[Tensor, " slots"]
+    """Weights ω, which sum to 1 per target."""
+
+
+def slot_batches(statistics: Statistics) -> Iterator[SlotBatch]:
+    """Yields the targets' slots, so many at once that products are fast and memory is bounded."""
+    for first in range(0, len(statistics.targets), TARGETS_AT_ONCE):
+        batch = statistics.targets[first : first + TARGETS_AT_ONCE]
+        yield SlotBatch(
+            torch.cat([target.features for target in batch]),
+            torch.cat([target.anchors for target in batch]),
+            torch.cat([target.weights for target in batch]),
+        )
+
+
+def slot_moments(
+    statistics: Statistics, *, averaged: bool = True
+) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "d_in d_in"]]:
+    """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ; ω sums to 1 per target, or is 1 if not `averaged`."""
+    gram = torch.zeros_like(statistics.retained.sums["general"])
+    shift = torch.zeros_like(gram)
+    for batch in slot_batches(statistics):
+        weighted = batch.weights.unsqueeze(1) * batch.features if averaged else batch.features
+        gram += batch.features.mT @ weighted
+        shift += (batch.anchors - batch.features).mT @ weighted
     return gram, shift
+
+
+def mean_features(statistics: Statistics) -> Float[Tensor, "d_in targets"]:
+    """Returns C: each target's mean slot, stacked (ScaPre sec. 3)."""
+    if not statistics.targets:
+        return statistics.retained.sums["general"][:, :0]
+    return torch.stack([target.weights @ target.features for target in statistics.targets], dim=1)

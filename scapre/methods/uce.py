@@ -5,38 +5,44 @@ W = W0 + η W0 N (η S + λ1 P + λ2 I)⁻¹ with S = Σ_e c cᵀ, N = Σ_e (c' 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from scapre import solver
 from scapre.determinism import Stopwatch
-from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution
+from scapre.methods.base import PUBLISHED_READING_DIALS, Dial, Dials, Method, Problem, Solution, slot_moments
+from scapre.moments import Statistics
 
 DIALS: Mapping[str, Dial] = {
-    **READING_DIALS,
-    "anchor": replace(READING_DIALS["anchor"], default=""),
-    "vocabulary": replace(READING_DIALS["vocabulary"], default=0),
+    **PUBLISHED_READING_DIALS,
     "erasure_strength": Dial(1.0, "η: weight of the targets; 0 leaves every weight as it is", 0),
     "retention_strength": Dial(0.1, "λ1: weight of the retained names", 0),
     "ridge": Dial(0.5, "λ2: weight of ‖W − W0‖²", 0),
 }
 
 
+def kept_moment(statistics: Statistics, dials: Dials) -> Float[Tensor, "d_in d_in"]:
+    """Returns λ1 P + λ2 I, what holds the rows at W0."""
+    named = statistics.retained.sums["named"] + statistics.retained.sums["found"]
+    return solver.add_ridge(float(dials["retention_strength"]) * named, float(dials["ridge"]))
+
+
+def move_rows(
+    base: Float[Tensor, "rows d_in"], regularizer: solver.Regularizer, shift: Float[Tensor, "d_in d_in"]
+) -> Float[Tensor, "rows d_in"]:
+    """Returns W0 N G⁻¹ for the system G that holds targets and retained text alike."""
+    return base @ torch.cholesky_solve(shift.mT, regularizer.factor).mT
+
+
 def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
-    statistics = problem.statistics
     strength = float(dials["erasure_strength"])
     with clock.phase("statistics"):
-        zero = torch.zeros_like(statistics.retained.sums["general"])
-        gram = sum((t.features.mT @ t.features for t in statistics.targets), start=zero)
-        shift = sum(((t.anchors - t.features).mT @ t.features for t in statistics.targets), start=zero)
-        kept = statistics.retained.sums["named"] + statistics.retained.sums["found"]
-        identity = torch.eye(len(zero), dtype=zero.dtype, device=zero.device)
-        system = strength * gram + float(dials["retention_strength"]) * kept + float(dials["ridge"]) * identity
-        regularizer = solver.factorize(system)
+        gram, shift = slot_moments(problem.statistics, averaged=False)
+        regularizer = solver.factorize(strength * gram + kept_moment(problem.statistics, dials))
     with clock.phase("solve"):
-        inverse_applied = torch.cholesky_solve((strength * shift).mT, regularizer.factor).mT
-        delta = problem.base @ inverse_applied
+        delta = move_rows(problem.base, regularizer, strength * shift)
     return Solution(delta, {"condition_number": regularizer.condition})
 
 

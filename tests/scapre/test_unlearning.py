@@ -17,6 +17,7 @@ from scapre.moments import Reading, gather_statistics, read_text
 
 CAT, GOGH = Concept("cat", aliases=("kitten",)), Concept("van gogh", "style")
 RETAIN = ("dog", "horse", "apple", "monet")
+LARGEST_RESIDUAL = {"oce": 3, "scapre-released": 3}  # these lead away from the target without leading to its anchor
 
 
 def weights(pipeline) -> dict[str, torch.Tensor]:
@@ -174,7 +175,7 @@ def test_diagnostics_say_what_happened(pipeline, method: str) -> None:
     found = unlearn(pipeline, method=method).diagnostics
     assert set(found["drift"]) == set(weights(pipeline))
     assert set(found["residual_response"]) == {"cat", "van gogh"}
-    assert 0 < found["residual_response"]["cat"] < 1
+    assert 0 < found["residual_response"]["cat"] < LARGEST_RESIDUAL.get(method, 1)
     assert found["condition_number"] > 1
     assert {"encode", "statistics", "solve"} <= set(found["seconds"])
 
@@ -213,7 +214,7 @@ def test_uce_equals_its_formula(pipeline) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"method": "magic"}, DialError, "among scapre, uce, found 'magic'"),
+        ({"method": "magic"}, DialError, "among .*scapre.*, found 'magic'"),
         ({"strength": 1.0}, DialError, "no dial strength; it has anchor"),
         ({"ridge": -1}, DialError, "dial ridge: expected a number of at least 0"),
         ({"ridge": float("nan")}, DialError, "dial ridge"),
