@@ -137,15 +137,19 @@ def canonical_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     return tuple(distinct[key] for key in sorted(distinct))
 
 
-def canonical_concepts(concepts: Iterable[Concept]) -> tuple[Concept, ...]:
-    """Returns the concepts in canonical order.
+def canonical_concepts(concepts: Iterable[Concept | str]) -> tuple[Concept, ...]:
+    """Returns the concepts in canonical order; a bare name stands for an object of that name.
 
     Raises:
-        InvalidConceptError: one is no `Concept`, or two share their name.
+        InvalidConceptError: one is neither a `Concept` nor a name, or two share their name.
     """
-    given = list(concepts)
+    if isinstance(concepts, str):
+        raise InvalidConceptError(
+            f"expected a sequence of concepts, found one text: {concepts!r}; write [{concepts!r}]"
+        )
+    given = [Concept(concept) if isinstance(concept, str) else concept for concept in concepts]
     if strangers := [concept for concept in given if not isinstance(concept, Concept)]:
-        raise InvalidConceptError(f"expected Concept objects, found {strangers[0]!r}; write Concept('name')")
+        raise InvalidConceptError(f"expected concepts or their names, found {strangers[0]!r}; write Concept('name')")
     listed = sorted(given, key=lambda concept: (name_key(concept.name), concept.name))
     for first, second in itertools.pairwise(listed):
         if name_key(first.name) == name_key(second.name):

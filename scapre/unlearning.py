@@ -35,7 +35,7 @@ LARGE_DRIFT = 1.0
 
 def unlearn(
     pipeline_or_path: Any,
-    concepts: Sequence[Concept],
+    concepts: Sequence[Concept | str],
     retain: Sequence[str] | None = None,
     method: str = "scapre",
     *,
@@ -46,7 +46,7 @@ def unlearn(
 
     Args:
         pipeline_or_path: a loaded pipeline, or a checkpoint folder of which only text encoder and projections are read.
-        concepts: what to forget; none gives an edit that changes nothing.
+        concepts: what to forget, a bare name standing for an object; none gives an edit that changes nothing.
         retain: names that must survive, in addition to those found in the engine's own vocabulary.
         method: name of the method, see `scapre.methods.METHODS`.
         withheld: names the vocabulary must not propose, so that what nobody named can be measured.
@@ -90,7 +90,7 @@ def unlearn(
 
 def preflight(
     pipeline_or_path: Any,
-    concepts: Sequence[Concept],
+    concepts: Sequence[Concept | str],
     retain: Sequence[str] | None = None,
     method: str = "scapre",
     *,
@@ -119,7 +119,7 @@ class _Order:
     @classmethod
     def of(
         cls,
-        concepts: Sequence[Concept],
+        concepts: Sequence[Concept | str],
         retain: Sequence[str] | None,
         withheld: Sequence[str],
         method: str,

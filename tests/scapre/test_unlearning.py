@@ -233,9 +233,12 @@ def test_what_makes_no_sense_is_refused_with_a_next_step(pipeline, arguments: di
         unlearn(pipeline, **arguments)
 
 
-def test_a_name_in_place_of_a_concept_is_refused(pipeline) -> None:
-    with pytest.raises((InvalidConceptError, TypeError), match=r"expected Concept objects|[Tt]ype-check"):
-        unlearn(pipeline, concepts=("cat",))
+def test_a_bare_name_stands_for_an_object(pipeline) -> None:
+    by_name, written_out = (scapre.unlearn(pipeline, [one], vocabulary=0) for one in ("cat", Concept("cat")))
+    assert by_name.digest == written_out.digest
+    for wrong in ("cat", [7]):
+        with pytest.raises(InvalidConceptError, match="expected"):
+            scapre.unlearn(pipeline, wrong)
 
 
 def test_weights_that_are_not_numbers_never_come_out(pipeline) -> None:
