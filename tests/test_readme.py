@@ -16,7 +16,7 @@ def test_the_library_example_runs_and_leaves_the_tiger_out(monkeypatch):
     monkeypatch.chdir(ROOT)
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(block, names)  # noqa: S102
+        exec(block, names)
     edit = names["edit"]
     assert edit.spec.concepts[0].name == "tiger"
     edit.revert(names["pipe"])
