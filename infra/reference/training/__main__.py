@@ -10,20 +10,28 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from infra.reference import world
 from infra.reference.training import assembly, autoencoder, classifier, contrastive, dataset, diffusion, evaluation
 
+STAGES = (
+    *("draw", "contrastive", "autoencoder", "normalise", "encode", "classifier", "diffusion"),
+    *("assemble", "evaluate"),
+)
+
 
 def main() -> None:
     """Runs one stage on the pictures of an earlier one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage")
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--peak-rate", type=float, default=1e-3)
-    parser.add_argument("--count", type=int, default=26_400)
-    parser.add_argument("--per-concept", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=1200)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("stage", choices=STAGES, help="in this order; evaluate judges the model that is shipped")
+    parser.add_argument("--folder", type=Path, help="working folder that the stages share; not needed by evaluate")
+    parser.add_argument("--out", type=Path, help="where assemble and evaluate write")
+    parser.add_argument("--start", type=Path, help="denoiser to go on from")
+    parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate of the denoiser")
+    parser.add_argument("--count", type=int, default=26_400, help="drawings to make")
+    parser.add_argument("--per-concept", type=int, default=16, help="pictures per concept to evaluate")
+    parser.add_argument("--seconds", type=float, default=1200, help="training time")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads")
     a = parser.parse_args()
+    needed = {"evaluate": ("out",), "assemble": ("folder", "out")}.get(a.stage, ("folder",))
+    if lacking := [f"--{name}" for name in needed if getattr(a, name) is None]:
+        parser.error(f"stage {a.stage} needs {' and '.join(lacking)}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(a.threads)
     if a.stage == "draw":
