@@ -144,7 +144,7 @@ class Bench:
     def _append(self, result: Result) -> None:
         self._results.parent.mkdir(parents=True, exist_ok=True)
         with self._results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(result), sort_keys=True) + "\n")
+            file.write("\n" + json.dumps(asdict(result), sort_keys=True))  # a line cut short by a kill ends here
 
 
 def _subject(name: str) -> Subject:

@@ -1,0 +1,76 @@
+"""Arenas are fair, and a benchmark goes on where it stopped."""
+
+import json
+
+import pytest
+
+from flows.arenas import CROWDS, Arena, build_arenas
+from flows.benchmark import BASE_METHOD, Bench, Contestant, Result, read_results, summarize
+from flows.judgement import load_detectors, load_pipeline
+from infra.reference import world
+from infra.settings import load_settings
+
+ARENAS = build_arenas()
+
+
+@pytest.mark.parametrize("arena", ARENAS.values(), ids=ARENAS)
+def test_nobody_has_two_roles_and_everybody_is_of_the_world(arena: Arena):
+    names = [name for own in arena.measured.values() for name in own]
+    assert len(names) == len(set(names))
+    assert set(names) <= {item.name for item in world.load_objects()} | set(world.load_styles())
+    assert arena.targets
+    assert arena.retain or arena.hidden
+
+
+def test_every_family_is_in_one_fold_and_its_look_alikes_are_told_in_one_arena_and_hidden_in_the_other():
+    targets = [name for fold in range(3) for name in ARENAS[f"look-alikes-told-{fold}"].targets]
+    assert sorted(targets) == sorted(item.name for item in world.load_objects() if item.role == "target")
+    for fold in range(3):
+        told, hidden = ARENAS[f"look-alikes-told-{fold}"], ARENAS[f"look-alikes-hidden-{fold}"]
+        assert told.targets == hidden.targets
+        assert (told.retain, told.hidden) == (hidden.hidden, ())
+
+
+def test_crowds_have_their_size_and_come_out_the_same_again():
+    assert [len(ARENAS[f"crowd-{size}"].targets) for size in CROWDS] == list(CROWDS)
+    assert build_arenas() == ARENAS
+
+
+def result(seed: int, target: int, told: int) -> Result:
+    return Result("a", "uce", seed, "", {"target": target, "told": told}, {"target": 10, "told": 10})
+
+
+def test_overall_is_the_harmonic_mean_and_rows_carry_mean_and_spread():
+    assert result(0, 0, 10).overall == 100
+    assert result(0, 10, 10).overall == 0
+    assert result(0, 5, 10).overall == pytest.approx(200 / 3)
+    row = summarize([result(0, 0, 10), result(1, 2, 8)])[0]
+    assert (row.rates["target"], row.rates["told"], row.seeds) == (10, 90, 2)
+    assert row.spreads["target"] == pytest.approx(200**0.5)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path):
+    settings = load_settings()
+    pipeline = load_pipeline(settings.base_model, "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    arena = Arena("small", ("rose",), ("tulip", "sunflower"), (), ())
+
+    def bench() -> Bench:
+        return Bench(
+            pipeline,
+            load_detectors(settings.detectors, "cpu"),
+            pictures=tmp_path / "pictures",
+            results=tmp_path / "results.jsonl",
+        )
+
+    base = bench().measure(arena, Contestant(BASE_METHOD, {}), seeds=[0], each=2, on_progress=None)[0]
+    assert (base.hits["target"], base.hits["told"]) == (2, 4)  # the control: the base draws all of them
+    edited = bench().measure(arena, Contestant("scapre", {"vocabulary": 0}), seeds=[0], each=2, on_progress=None)[0]
+    assert edited.hits["target"] == 0
+    with (tmp_path / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"arena": "cut"})[:-3])
+    again = bench().measure(arena, Contestant("scapre", {"vocabulary": 0}), seeds=[0], each=2, on_progress=None)
+    assert again == [edited]
+    assert read_results(tmp_path / "results.jsonl") == [base, edited]
+    other = bench().measure(arena, Contestant("uce", {}), seeds=[0], each=2, on_progress=None)
+    assert read_results(tmp_path / "results.jsonl") == [base, edited, *other]
