@@ -38,7 +38,7 @@ DIALS: Mapping[str, Dial] = {
         "α: per target, shared (the maximum over targets, eq. 7), or uniform (1 everywhere, no decoupler)",
         choices=("per_target", "shared", "uniform"),
     ),
-    "rank": Dial(3, "directions each target's slots are compressed to when row_weights is per_target", 1),
+    "rank": Dial(1, "directions each target's slots are compressed to when row_weights is per_target", 1),
 }
 
 
