@@ -13,7 +13,9 @@ import scapre
 from infra.reference import world
 
 FOLDS = 3
-CROWDS = (10, 25, 50)
+OTHERS_STEP = 4
+"""Of the concepts outside the families, every fourth is drawn."""
+CROWDS = (10, 25, 50, 75, 100)
 """Numbers of targets drawn at random from all objects."""
 HIDDEN_SHARE = 0.2
 """Share of the retained concepts of a crowd that the engine is not told of."""
@@ -67,7 +69,7 @@ def _look_alikes() -> list[Arena]:
         dealt = set(families[fold::FOLDS])
         targets = tuple(i.name for i in items if i.family in dealt and i.role == "target")
         kept = tuple(i.name for i in items if i.family in dealt and i.role != "target")
-        others = tuple(i.name for i in items if i.family not in dealt)
+        others = tuple(i.name for i in items if i.family not in dealt)[::OTHERS_STEP]
         arenas += [
             Arena(f"look-alikes-told-{fold}", targets, kept, (), others),
             Arena(f"look-alikes-hidden-{fold}", targets, (), kept, others),

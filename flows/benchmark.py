@@ -39,7 +39,8 @@ class Contestant:
     @property
     def label(self) -> str:
         """Method and dials in one line."""
-        return " ".join([self.method, *(f"{name}={value:g}" for name, value in self.dials.items())])
+        shown = (f"{name}={value if value != '' else 'none'}" for name, value in self.dials.items())
+        return " ".join([self.method, *shown])
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,27 @@ if TYPE_CHECKING:
     from flows.benchmark import Row
 
 # strengths are swept, so that no method is judged at a point that suits another
-SWEEPS: dict[str, tuple[dict[str, float], ...]] = {
+SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
     "none": ({},),
     "scapre": ({}, {"erasure_strength": 0.3}, {"erasure_strength": 3}),
     "uce": ({}, {"erasure_strength": 0.1}, {"retention_strength": 1}, {"retention_strength": 10}),
+    "rece": ({}, {"rounds": 1}, {"retention_strength": 10}),
+    "speed": ({}, {"null_share": 1e-2}, {"null_share": 1e-4}),
+    "oce": ({}, {"erasure_strength": 0.3}, {"erasure_strength": 3}),
+    "scapre-printed": ({}, {"erasure_strength": 10}, {"relevance_strength": 0.1}),
+    "scapre-released": ({}, {"erasure_strength": 10}, {"mask_power": 1}),
 }
+# what each part of the default method is worth: one part off, or on, at a time
+ABLATION: tuple[dict[str, float | str], ...] = (
+    {"row_weights": "uniform"},
+    {"row_weights": "shared"},
+    {"vocabulary": 0},
+    {"longest_word": 0},
+    {"anchor": ""},
+    {"rank": 3},
+    {"conflict_strength": 0.3},
+    {"geometry": 0.1},
+)
 
 
 def benchmark(
@@ -32,6 +48,9 @@ def benchmark(
     is_swept: Annotated[
         bool, typer.Option("--sweep/--defaults", help="Every strength of the sweep, or the defaults only.")
     ] = True,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Also the default method, one part off at a time.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
 ) -> None:
     """Measure how much each method forgets and keeps on the reference world. Hours in full; goes on where it was.
@@ -58,13 +77,15 @@ def benchmark(
         results=services.benchmark / "results.jsonl",
     )
     found: list[Result] = []
-    for place, name in itertools.product(arena or arenas, method or SWEEPS):
-        for dials in SWEEPS[name] if is_swept else SWEEPS[name][:1]:
-            contestant = Contestant(name, dials)
-            with progress_bar(f"{place}, {contestant.label}: seeds", console()) as on_progress:
-                found += bench.measure(
-                    arenas[place], contestant, seeds=range(seeds), each=each, on_progress=on_progress
-                )
+    contestants = [
+        Contestant(name, dials)
+        for name in method or SWEEPS
+        for dials in (SWEEPS[name] if is_swept else SWEEPS[name][:1])
+    ]
+    contestants += [Contestant("scapre", dials) for dials in (ABLATION if ablation else ())]
+    for place, contestant in itertools.product(arena or arenas, contestants):
+        with progress_bar(f"{place}, {contestant.label}: seeds", console()) as on_progress:
+            found += bench.measure(arenas[place], contestant, seeds=range(seeds), each=each, on_progress=on_progress)
     rows = summarize(found)
     _show(rows)
     if out:
