@@ -28,6 +28,7 @@ app = typer.Typer(
     "5 storage or database, 130 interrupted.",
 )
 app.command("unlearn")(engine.unlearn)
+app.command("export")(engine.export)
 app.command("judge")(judge.judge)
 app.command("demo")(demo.demo)
 app.command("status")(takedown.status)
