@@ -1,5 +1,6 @@
 """`scapre unlearn`, `scapre export` and `scapre settings`: the engine alone, and what can be set."""
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,12 +69,15 @@ def unlearn(
         typer.echo("dry run: nothing was written")
         return ExitCode.OK
     out.mkdir(parents=True)
+    started = time.perf_counter()
     if checkpoint.is_file():
         edited = scapre.export_single_file(edit, checkpoint, out / "checkpoint.safetensors")
     else:
         edited = scapre.merge(edit, checkpoint, out / "checkpoint")
     edit.save(out / "edit.safetensors")
+    spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
     typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")
+    typer.echo(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in spent.items()))
     return ExitCode.OK
 
 
