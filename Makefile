@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-services test-slow lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-services test-slow bench-memory lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test-slow: $(INSTALLED) ## the reference model's figures and the judge on it, at
 
 browser: $(INSTALLED) ## only the tests that need headless Chromium
 	$(BIN)/python -m pytest -m browser
+
+bench-memory: $(INSTALLED) ## memory and time on a checkpoint of Stable Diffusion 1.5's size (8 GB of disk, minutes)
+	$(BIN)/python tests/benchmarks/memory.py
 
 lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check $(PACKAGES)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.commands import benchmark, demo, engine, judge, ledger, requests, takedown
+from flows.commands import benchmark, demo, engine, export, judge, ledger, requests, takedown
 from flows.exit_codes import ExitCode
 
 # typer carries its own copy of click; its base classes are reached by the one name that typer exports
@@ -28,6 +28,7 @@ app = typer.Typer(
     "5 storage or database, 130 interrupted.",
 )
 app.command("unlearn")(engine.unlearn)
+app.command("export")(export.export)
 app.command("judge")(judge.judge)
 app.command("demo")(demo.demo)
 app.command("benchmark")(benchmark.benchmark)

@@ -8,8 +8,6 @@ Guarantees:
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,11 +23,12 @@ from torch import Tensor
 
 from scapre.architectures import BaseModel, read_pipeline
 from scapre.architectures.base import combined_digest, tensor_digest
+from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import EditSpec, canonical_json
-from scapre.errors import BaseMismatchError, CheckpointError, SingularSystemError
+from scapre.errors import BaseMismatchError, CheckpointError, InvalidConceptError, SingularSystemError
+from scapre.writing import new_file
 
 FORMAT = 1
-METADATA_KEY = "scapre"  # one key: the order of several is not reproducible in a safetensors header
 _SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -104,7 +103,11 @@ class Edit:
         return self.flip(name, base_weight).double() - base_weight.detach().double()
 
     def save(self, path: Path | str) -> Path:
-        """Writes the edit as one safetensors file, complete or not at all; the same edit gives the same bytes."""
+        """Writes the edit as one safetensors file, complete or not at all; the same edit gives the same bytes.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         target = Path(path)
         content = {
             "format": FORMAT,
@@ -116,7 +119,8 @@ class Edit:
             "versions": {name: _version(name) for name in ("scapre", "torch", "transformers")},
         }
         tensors = {name: self.changes[name].cpu().contiguous() for name in sorted(self.changes)}
-        write_atomically(target, save(tensors, {METADATA_KEY: canonical_json(content)}))
+        with new_file(target, overwrite=True) as building:
+            building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(content)}))
         return target
 
     @classmethod
@@ -134,16 +138,15 @@ class Edit:
             raise CheckpointError(f"expected a saved edit at {path}, could not read it: {error}") from error
         try:
             content = json.loads(metadata.get(METADATA_KEY, "{}"))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: expected JSON in the header, found {error}; restore the file") from error
-        if content.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}")
-        spec = EditSpec.from_json(canonical_json(content["spec"]))
-        edit = cls(spec, changes, content["edited_digest"], content["diagnostics"])
-        if edit.digest != content["digest"]:
-            raise CheckpointError(
-                f"{path}: expected digest {content['digest']}, found {edit.digest}; the file was altered"
-            )
+            if content.get("format") != FORMAT:
+                raise CheckpointError(f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}")
+            spec = EditSpec.from_json(canonical_json(content["spec"]))
+            edit = cls(spec, changes, content["edited_digest"], content["diagnostics"])
+            expected = content["digest"]
+        except (ValueError, LookupError, TypeError, AttributeError, InvalidConceptError) as error:
+            raise CheckpointError(f"{path}: expected the header of an edit, found {error!r}; restore it") from error
+        if edit.digest != expected:
+            raise CheckpointError(f"{path}: expected digest {expected}, found {edit.digest}; the file was altered")
         return edit
 
     def _flip(self, model: BaseModel) -> None:
@@ -172,27 +175,6 @@ def build_edit(
         changes[name] = (held.contiguous().view(bits) ^ edited.contiguous().view(bits)).cpu()
         digests[name] = tensor_digest(edited)
     return Edit(spec, changes, combined_digest(digests), diagnostics)
-
-
-def write_atomically(target: Path, content: bytes) -> None:
-    """Writes `content` beside `target`, then renames: a reader sees all of it or nothing.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    partial: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            partial = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(target)
-    except OSError as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-        raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
 
 
 def _version(package: str) -> str:

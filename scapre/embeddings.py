@@ -1,14 +1,16 @@
 """From names to token features: prompts, tokens, and the slots that carry a concept.
 
 Guarantees:
-    1. Each distinct prompt is encoded once, in float32 or better, with one CPU thread; no gradient is kept.
+    1. Each distinct prompt is encoded once, in float32 or better; no gradient is kept. Batches are encoded side by
+       side, each by one CPU thread, so that the same bytes come out whatever the number of threads.
     2. Where attention is causal, slots start at the last token of the concept's name: what comes before never saw it,
        and everything after it (rest of the sentence, end token, padding) carries it. Where it is not, all slots do.
     3. No randomness is consumed.
 """
 
 import zlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 
 from scapre.concepts import Concept, name_key
-from scapre.determinism import single_threaded
+from scapre.determinism import allowed_threads, single_threaded
 from scapre.errors import InvalidConceptError
 from scapre.slots import EncodedPrompt, aligned_slot
 from scapre.text import TextSource, TextStack
@@ -37,8 +39,10 @@ __all__ = [
     "templates_of",
 ]
 
-BATCH_PROMPTS = 64
-BATCH_TOKENS = 64 * 77
+BATCH_PROMPTS = 32
+BATCH_TOKENS = BATCH_PROMPTS * 77
+MOST_WORKERS = 4
+"""Batches encoded at the same time; each needs memory of its own."""
 EMPTY_PROMPT = ""
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
@@ -88,10 +92,11 @@ class PromptEncoder:
             return
         reader = self._reader = self._reader or self._text.in_float32()
         size = max(1, min(BATCH_PROMPTS, BATCH_TOKENS // reader.context_tokens))
-        with _evaluating(reader.modules.values()), single_threaded(), torch.no_grad():
-            for start in range(0, len(pending), size):
-                batch = pending[start : start + size]
-                self._encoded.update(zip(batch, reader.encode(batch), strict=True))
+        batches = [pending[start : start + size] for start in range(0, len(pending), size)]
+        workers = min(allowed_threads(), MOST_WORKERS) if _is_on_cpu(reader) else 1
+        with _evaluating(reader.modules.values()), single_threaded(), ThreadPoolExecutor(workers) as pool:
+            for batch, encoded in zip(batches, pool.map(_without_gradients(reader.encode), batches), strict=True):
+                self._encoded.update(zip(batch, encoded, strict=True))
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
         """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.
@@ -112,6 +117,20 @@ class PromptEncoder:
         """Returns into how many tokens the first tokenizer cuts the longest word of `name`; 1: it knows every word."""
         nothing = self._text.name_ends(EMPTY_PROMPT)[0]
         return max(self._text.name_ends(word)[0] - nothing for word in name.split())
+
+
+def _is_on_cpu(text: TextSource) -> bool:
+    return all(parameter.device.type == "cpu" for module in text.modules.values() for parameter in module.parameters())
+
+
+def _without_gradients(
+    encode: Callable[[Sequence[str]], list[EncodedPrompt]],
+) -> Callable[[Sequence[str]], list[EncodedPrompt]]:
+    def run(prompts: Sequence[str]) -> list[EncodedPrompt]:
+        with torch.no_grad():  # a thread of its own starts with gradients
+            return encode(prompts)
+
+    return run
 
 
 @contextmanager

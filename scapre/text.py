@@ -7,6 +7,7 @@ Guarantees:
 """
 
 import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.slots import EncodedPrompt, Run, shifted
 
 _HALF = (torch.float16, torch.bfloat16)
+_TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -131,14 +133,15 @@ class TextStack:
 
     def _read(self, texts: list[str], limit: int) -> tuple[Float[Tensor, "prompts slots d_in"], list[int]]:
         """Returns hidden states and the slot of each text's last token; masked padding is cut to the longest text."""
-        tokens = self._tokenizer()(
-            texts,
-            padding="longest" if self.masks_padding else "max_length",
-            max_length=limit,
-            truncation=True,
-            padding_side="right",
-            return_tensors="pt",
-        )
+        with _TOKENIZING:
+            tokens = self._tokenizer()(
+                texts,
+                padding="longest" if self.masks_padding else "max_length",
+                max_length=limit,
+                truncation=True,
+                padding_side="right",
+                return_tensors="pt",
+            )
         ids: Int[Tensor, "prompts slots"] = tokens.input_ids
         device = next(self.encoder.parameters()).device
         uses_mask = self.masks_padding or bool(getattr(self.encoder.config, "use_attention_mask", False))

@@ -1,5 +1,6 @@
 """`scapre unlearn` and `scapre settings`: the engine alone, and what can be set."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,14 @@ from flows.exit_codes import ExitCode
 if TYPE_CHECKING:
     import scapre
 
+CHECKPOINT_HELP = (
+    "A checkpoint: a folder in the diffusers layout, or one safetensors file of Stable Diffusion 1.x, 2.x or XL."
+)
+
 
 def unlearn(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint in the diffusers layout, safetensors only.")],
-    out: Annotated[Path, typer.Option(help="New folder for edit.safetensors and checkpoint/.")],
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)],
+    out: Annotated[Path, typer.Option(help="New folder for edit.safetensors and the edited checkpoint.")],
     concept: Annotated[list[str] | None, typer.Option(help="Concept to forget; repeat for several.")] = None,
     concepts_file: Annotated[Path | None, typer.Option(help="Concepts to forget, one a line.")] = None,
     retain: Annotated[list[str] | None, typer.Option(help="Concept that must survive; repeat for several.")] = None,
@@ -25,6 +30,9 @@ def unlearn(
     kind: Annotated[str, typer.Option(help="Kind of the concepts: object, style, identity or unsafe.")] = "object",
     method: Annotated[str, typer.Option(help="Unlearning method.")] = "scapre",
     dial: Annotated[list[str] | None, typer.Option(help=DIAL_HELP)] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the tokenizer, for a single file that has none beside it.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what each concept would become and which names are at risk; no more.")
     ] = False,
@@ -39,19 +47,29 @@ def unlearn(
     retained = [*(retain or []), *_lines(retain_file)]
     if out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
+    info = scapre.inspect_checkpoint(checkpoint)
+    for way in info.not_covered:
+        typer.echo(f"note: {way}; an edit leaves that as it is", err=True)
     dials: dict[str, Any] = dict(parse_dials(dial or []))
+    base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     if dry_run:
-        _show_preflight(scapre.preflight(checkpoint, targets, retain=retained, method=method, **dials))
+        _show_preflight(scapre.preflight(base, targets, retain=retained, method=method, **dials))
         typer.echo("dry run: nothing was solved and nothing was written")
         return ExitCode.OK
-    edit = scapre.unlearn(checkpoint, targets, retain=retained, method=method, **dials)
+    edit = scapre.unlearn(base, targets, retain=retained, method=method, **dials)
     for warning in edit.diagnostics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"edit {edit.digest} of base {edit.base_digest}")
     out.mkdir(parents=True)
-    scapre.merge(edit, checkpoint, out / "checkpoint")
+    started = time.perf_counter()
+    if checkpoint.is_file():
+        edited = scapre.export_single_file(edit, checkpoint, out / "checkpoint.safetensors")
+    else:
+        edited = scapre.merge(edit, checkpoint, out / "checkpoint")
     edit.save(out / "edit.safetensors")
-    typer.echo(f"wrote {out / 'edit.safetensors'} and {out / 'checkpoint'}")
+    spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
+    typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")
+    typer.echo(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in spent.items()))
     return ExitCode.OK
 
 

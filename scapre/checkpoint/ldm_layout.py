@@ -5,7 +5,7 @@ is the number of residual blocks on each level of the UNet, which numbers blocks
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
@@ -206,18 +206,20 @@ def stored_text_name(plain: str, encoder: StoredEncoder) -> str:
     return f"{encoder.prefix}text_model.{plain}"
 
 
-def layout_of(pipeline_class: str, *, uses_linear_projection: bool) -> Layout:
-    """Returns the layout for a diffusers pipeline; Stable Diffusion 2.x is told by its linear projections.
+def check_layout(pipeline_class: str) -> None:
+    """Checks that there is a single-file layout for a diffusers pipeline.
 
     Raises:
-        UnsupportedArchitectureError: there is none for it.
+        UnsupportedArchitectureError: there is none.
     """
-    fitting: Mapping[bool, Layout] = {
-        layout.is_second: layout for layout in LAYOUTS if layout.pipeline_class == pipeline_class
-    }
-    if not fitting:
+    if pipeline_class not in {layout.pipeline_class for layout in LAYOUTS}:
         raise UnsupportedArchitectureError(
             f"expected a pipeline of Stable Diffusion 1.x, 2.x or XL for a single file, found {pipeline_class}; "
             "export a folder instead"
         )
-    return fitting[uses_linear_projection] if len(fitting) > 1 else fitting[False]
+
+
+def layout_of(pipeline_class: str, *, uses_linear_projection: bool) -> Layout:
+    """Returns the layout for a diffusers pipeline; Stable Diffusion 2.x is told from 1.x by its linear projections."""
+    fitting = {layout.is_second: layout for layout in LAYOUTS if layout.pipeline_class == pipeline_class}
+    return fitting.get(uses_linear_projection) or fitting[False]

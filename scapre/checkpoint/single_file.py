@@ -1,15 +1,17 @@
 """Checkpoints of Stable Diffusion 1.x, 2.x and XL as one safetensors file, read in part.
 
 A single file holds no tokenizer. All of these models share CLIP's vocabulary, so the folder `tokenizer` of any of them
-serves; without one a file can be inspected, digested and exported, but not read.
+serves; without one a file can be inspected, digested and exported, but not read. Neither does it say how many attention
+heads an encoder has: that is known of the three that these families use, and written down in files made here.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import torch
 import transformers
 from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,12 +26,16 @@ from scapre.checkpoint.ldm_layout import (
     find_layout,
     own_attention_name,
 )
-from scapre.checkpoint.tensor_files import read_header, read_tensors, refuse_pickles
-from scapre.errors import CheckpointError
+from scapre.checkpoint.tensor_files import METADATA_KEY, read_header, read_metadata, read_tensors, refuse_pickles
+from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.text import plain_name
 
-HEAD_WIDTH = 64
-"""Width of an attention head in every CLIP text encoder of these families; the file does not say it."""
+KNOWN_HEADS: Mapping[int, int] = {768: 12, 1024: 16, 1280: 20}
+"""Attention heads by width: CLIP ViT-L, OpenCLIP ViT-H and OpenCLIP ViT-bigG."""
+ENCODERS_KEY = "text_encoders"
+"""Where a file made here says what its tensors do not."""
+UNSAID = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+"""What that is."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +123,20 @@ def _read_tokenizer(folder: Path, stored: StoredEncoder, encoder: PreTrainedMode
 
 
 def _read_encoder(file: Path, names: list[str], stored: StoredEncoder, class_name: str) -> PreTrainedModel:
-    from diffusers.loaders.single_file_utils import (  # takes seconds to import
-        convert_ldm_clip_checkpoint,
-        convert_open_clip_checkpoint,
-    )
-
-    held = read_tensors(file, names)
-    if stored.is_open_clip:
-        width = held[f"{stored.prefix}token_embedding.weight"].shape[1]
-        shape = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
-        state = convert_open_clip_checkpoint(shape, held, prefix=stored.prefix)
-    else:
-        state = convert_ldm_clip_checkpoint(held)
-    plain = {plain_name(name): tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    plain = _state(read_tensors(file, names), stored)
+    try:
+        config = _config(plain, stored, _said(file, stored.component))
+    except KeyError as error:
+        raise CheckpointError(f"{file}: {stored.component} lacks {error}; fetch it again") from error
+    if config["num_attention_heads"] is None:
+        raise UnsupportedArchitectureError(
+            f"{file}: expected a {stored.component} of width {', '.join(map(str, KNOWN_HEADS))}, found "
+            f"{config['hidden_size']}, whose attention heads the file does not tell; give it as a folder"
+        )
     with quiet_transformers():
         encoder, report = getattr(transformers, class_name).from_pretrained(
             None,
-            config=_clip_config(plain, is_open_clip=stored.is_open_clip),
+            config=CLIPTextConfig(**config),
             state_dict={_wrapped(name): tensor for name, tensor in plain.items()},
             dtype="auto",
             output_loading_info=True,
@@ -145,21 +148,43 @@ def _read_encoder(file: Path, names: list[str], stored: StoredEncoder, class_nam
     return encoder
 
 
+def _state(held: dict[str, Tensor], stored: StoredEncoder) -> dict[str, Tensor]:
+    """Returns the encoder's weights under their names in transformers."""
+    from diffusers.loaders.single_file_utils import (  # takes seconds to import
+        convert_ldm_clip_checkpoint,
+        convert_open_clip_checkpoint,
+    )
+
+    if stored.is_open_clip:
+        width = held[f"{stored.prefix}positional_embedding"].shape[1]
+        shape = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
+        state = convert_open_clip_checkpoint(shape, held, prefix=stored.prefix)
+    else:
+        state = convert_ldm_clip_checkpoint(held)
+    return {plain_name(name): tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+
+
 def _wrapped(plain: str) -> str:
     return plain if plain.startswith("text_projection.") else f"text_model.{plain}"
 
 
-def _clip_config(plain: Mapping[str, Tensor], *, is_open_clip: bool) -> CLIPTextConfig:
+def _said(file: Path, component: str) -> dict[str, Any]:
+    written = json.loads(read_metadata(file).get(METADATA_KEY, "{}")).get(ENCODERS_KEY, {}).get(component, {})
+    return {name: written[name] for name in UNSAID if name in written}
+
+
+def _config(plain: Mapping[str, Tensor], stored: StoredEncoder, said: Mapping[str, Any]) -> dict[str, Any]:
     vocabulary, width = plain["embeddings.token_embedding.weight"].shape
     layers = [name.split(".")[2] for name in plain if name.startswith("encoder.layers.")]
-    projection = plain.get("text_projection.weight", torch.empty(width, 0, device="meta"))
-    return CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=len(plain["encoder.layers.0.mlp.fc1.weight"]),
-        num_hidden_layers=1 + max(map(int, layers)),
-        num_attention_heads=max(width // HEAD_WIDTH, 1),
-        max_position_embeddings=len(plain["embeddings.position_embedding.weight"]),
-        hidden_act="gelu" if is_open_clip else "quick_gelu",
-        projection_dim=len(projection),
-    )
+    projection = plain.get("text_projection.weight")
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": len(plain["encoder.layers.0.mlp.fc1.weight"]),
+        "num_hidden_layers": 1 + max(map(int, layers)),
+        "num_attention_heads": KNOWN_HEADS.get(width),
+        "max_position_embeddings": len(plain["embeddings.position_embedding.weight"]),
+        "hidden_act": "gelu" if stored.is_open_clip else "quick_gelu",
+        "projection_dim": width if projection is None else len(projection),
+        **said,
+    }

@@ -25,6 +25,8 @@ PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
 LENGTH = struct.Struct("<Q")
 """A safetensors file starts with the length of its header."""
 METADATA = "__metadata__"
+METADATA_KEY = "scapre"
+"""What is written there stands under this one key: the order of several is not reproducible."""
 _ALIGNMENT = 8
 
 
@@ -65,6 +67,12 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         )
         for name, entry in header.items()
     }
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Returns the texts a safetensors file carries beside its tensors."""
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata() or {})
 
 
 def read_tensors(file: Path, names: Iterable[str]) -> dict[str, Tensor]:

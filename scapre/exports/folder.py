@@ -14,7 +14,7 @@ from scapre.checkpoint.tensor_files import flip_bits
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
 from scapre.exports.base import changed_names, check_apart, read_own_base
-from scapre.exports.writing import flush, new_folder, refuse_existing
+from scapre.writing import flush, new_folder, refuse_existing
 
 
 def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:

@@ -18,11 +18,12 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import canonical_json
-from scapre.edit import METADATA_KEY, Edit
+from scapre.edit import Edit
 from scapre.errors import DialError
 from scapre.exports.base import changed_names, check_apart, read_own_base
-from scapre.exports.writing import new_file, refuse_existing
+from scapre.writing import new_file, refuse_existing
 
 NEGLIGIBLE = 1e-16
 FAITHFUL = 0.01

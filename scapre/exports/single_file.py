@@ -8,33 +8,42 @@ text encoder less than the original file, which no program reads.
 import json
 import re
 import shutil
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from transformers import CLIPTextConfig
 
-from scapre.checkpoint import CheckpointInfo
+from scapre.checkpoint import CheckpointInfo, inspect_checkpoint
 from scapre.checkpoint.folder import DENOISER_STEM, ENCODER_STEM, weight_files
 from scapre.checkpoint.ldm_layout import (
     AVERAGED,
     UNET,
     VAE,
     Layout,
-    StoredEncoder,
+    check_layout,
     layout_of,
     stored_text_name,
     stored_unet_name,
     stored_vae_name,
 )
-from scapre.checkpoint.tensor_files import NewTensor, Piece, StoredTensor, flip_bits, read_header, write_tensors
+from scapre.checkpoint.single_file import ENCODERS_KEY, UNSAID
+from scapre.checkpoint.tensor_files import (
+    METADATA_KEY,
+    NewTensor,
+    Piece,
+    StoredTensor,
+    flip_bits,
+    read_header,
+    write_tensors,
+)
 from scapre.concepts import canonical_json
-from scapre.edit import METADATA_KEY, Edit
+from scapre.edit import Edit
 from scapre.errors import CheckpointError
 from scapre.exports.base import changed_names, check_apart, read_own_base
-from scapre.exports.writing import new_file, refuse_existing
 from scapre.text import plain_name
+from scapre.writing import new_file, refuse_existing
 
+_LINEAR = "use_linear_projection"
 Held = dict[str, tuple[Path, StoredTensor]]
 """Tensors of one component, by name: their file and their place in it."""
 
@@ -50,13 +59,15 @@ def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, o
     source, target = Path(checkpoint).resolve(), Path(out).absolute()
     check_apart(source, target)
     refuse_existing(target, overwrite=overwrite)
+    check_layout(inspect_checkpoint(source).pipeline_class)
     info, _ = read_own_base(edit, source)
     with new_file(target, overwrite=overwrite) as building:
         if source.is_file():
             _copy_edited(info, edit, building)
         else:
-            origin = {"base_digest": edit.base_digest, "edit_digest": edit.digest}
-            write_tensors(building, _converted(info, edit), {METADATA_KEY: canonical_json(origin)})
+            layout = layout_of(info.pipeline_class, uses_linear_projection=bool(_config(info, "unet").get(_LINEAR)))
+            tensors = {**_unet(info, edit), **_vae(info), **_encoders(info, layout)}
+            write_tensors(building, tensors, {METADATA_KEY: canonical_json(_origin(info, edit, layout))})
     return target
 
 
@@ -70,50 +81,53 @@ def _copy_edited(info: CheckpointInfo, edit: Edit, building: Path) -> None:
     flip_bits(building, {info.stored_names[name]: edit.changes[name] for name in changed_names(edit)})
 
 
-def _converted(info: CheckpointInfo, edit: Edit) -> dict[str, NewTensor]:
-    config = json.loads((info.path / "unet" / "config.json").read_text(encoding="utf-8"))
-    is_linear = bool(config.get("use_linear_projection"))
-    layout: Layout = layout_of(info.pipeline_class, uses_linear_projection=is_linear)
-    unet, vae = (_held(info.path / part, DENOISER_STEM) for part in ("unet", "vae"))
-    attended = frozenset(int(found[1]) for name in unet if (found := re.match(r"up_blocks\.(\d+)\.attentions", name)))
-    levels = len({found[1] for name in vae if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", name))})
-    rename_unet = partial(stored_unet_name, blocks=int(config["layers_per_block"]), attended=attended)
+def _unet(info: CheckpointInfo, edit: Edit) -> dict[str, NewTensor]:
+    held, blocks = _held(info.path / "unet", DENOISER_STEM), int(_config(info, "unet")["layers_per_block"])
+    attended = frozenset(int(found[1]) for name in held if (found := re.match(r"up_blocks\.(\d+)\.attentions", name)))
     changes = {name.removeprefix("unet."): edit.changes[name] for name in changed_names(edit)}
-    tensors = _renamed(unet, lambda name: UNET + rename_unet(name), changes)
-    tensors |= {
-        name: _as_convolution(tensor) if ".attn_" in name else tensor
-        for name, tensor in _renamed(vae, lambda name: VAE + stored_vae_name(name, levels)).items()
+    return {
+        UNET + stored_unet_name(name, blocks, attended): NewTensor(
+            entry.shape, (Piece(file, entry, changes.get(name)),)
+        )
+        for name, (file, entry) in held.items()
     }
-    for encoder in layout.encoders:
-        tensors |= _encoder(_held(info.path / encoder.component, ENCODER_STEM), encoder)
-    return tensors
+
+
+def _vae(info: CheckpointInfo) -> dict[str, NewTensor]:
+    held = _held(info.path / "vae", DENOISER_STEM)
+    levels = len({found[1] for name in held if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", name))})
+    named = {VAE + stored_vae_name(name, levels): (file, entry) for name, (file, entry) in held.items()}
+    # the original VAE's attention is made of 1 × 1 convolutions
+    ones = {name: (1, 1) if ".attn_" in name and len(entry.shape) == 2 else () for name, (_, entry) in named.items()}
+    return {
+        name: NewTensor((*entry.shape, *ones[name]), (Piece(file, entry),)) for name, (file, entry) in named.items()
+    }
+
+
+def _origin(info: CheckpointInfo, edit: Edit, layout: Layout) -> dict[str, Any]:
+    parts = [encoder.component for encoder in layout.encoders]
+    configs = {part: CLIPTextConfig.from_dict(_config(info, part)) for part in parts}
+    return {
+        "base_digest": edit.base_digest,
+        "edit_digest": edit.digest,
+        ENCODERS_KEY: {part: {name: getattr(configs[part], name) for name in UNSAID} for part in parts},
+    }
+
+
+def _config(info: CheckpointInfo, component: str) -> dict[str, Any]:
+    return json.loads((info.path / component / "config.json").read_text(encoding="utf-8"))
 
 
 def _held(folder: Path, stem: str) -> Held:
     return {name: (file, entry) for file in weight_files(folder, stem) for name, entry in read_header(file).items()}
 
 
-def _renamed(
-    held: Held, rename: Callable[[str], str], changes: dict[str, Tensor] | None = None
-) -> dict[str, NewTensor]:
-    flips = changes or {}
-    return {
-        rename(name): NewTensor(entry.shape, (Piece(file, entry, flips.get(name)),))
-        for name, (file, entry) in held.items()
-    }
-
-
-def _as_convolution(tensor: NewTensor) -> NewTensor:
-    """The original VAE's attention is made of 1 × 1 convolutions."""
-    return NewTensor((*tensor.shape, 1, 1), tensor.pieces) if len(tensor.shape) == 2 else tensor
-
-
-def _encoder(held: Held, encoder: StoredEncoder) -> dict[str, NewTensor]:
-    joined: dict[str, dict[str, tuple[Path, StoredTensor]]] = {}
-    for name, place in held.items():
-        plain = plain_name(name)
-        if not plain.endswith("position_ids"):
-            joined.setdefault(stored_text_name(plain, encoder), {})[plain] = place
+def _encoders(info: CheckpointInfo, layout: Layout) -> dict[str, NewTensor]:
+    joined: dict[str, Held] = {}
+    for encoder in layout.encoders:
+        for name, place in _held(info.path / encoder.component, ENCODER_STEM).items():
+            if not name.endswith("position_ids"):
+                joined.setdefault(stored_text_name(plain_name(name), encoder), {})[plain_name(name)] = place
     return {stored: _stacked(parts) for stored, parts in joined.items()}
 
 

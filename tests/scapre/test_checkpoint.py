@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 import pickle
+import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,45 @@ def test_every_architecture_is_read_in_part_and_merged(
     assert edit.base_digest in str(refusal.value)
     assert edit.edited_digest in str(refusal.value)
     assert not (tmp_path / "again").exists()
+
+
+def grow(file: Path, extra_bytes: int) -> None:
+    """Gives a safetensors file one more tensor, of zeros that take no room on the disk."""
+    content = file.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header, data = json.loads(content[8 : 8 + length]), len(content) - 8 - length
+    header["unread"] = {"dtype": "U8", "shape": [extra_bytes], "data_offsets": [data, data + extra_bytes]}
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    os.truncate(file, file.stat().st_size + extra_bytes)
+
+
+def peak_growth(run: Callable[[], object]) -> int:
+    """Returns by how many bytes resident memory rises at most while `run` runs."""
+
+    def resident(key: str) -> int:
+        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return 1024 * int(found[1]) if found else 0
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest value so far
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_what_is_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    extra, file = 256 << 20, checkpoint / UNET
+    grow(file, extra)
+
+    def unlearn_and_merge() -> None:
+        edit = scapre.unlearn(checkpoint, [Concept("cat")], ["dog"], vocabulary=0)
+        scapre.merge(edit, checkpoint, tmp_path / "out")
+        scapre.export_lora(edit, checkpoint, tmp_path / "lora.safetensors", rank=1)
+
+    assert peak_growth(unlearn_and_merge) < extra // 4
+    assert (tmp_path / "out" / UNET).stat().st_size > extra
+    assert peak_growth(lambda: load_file(file)["unread"].clone()) > extra // 2  # the control: this is how it would show
 
 
 def _archive(file: Path, member: str) -> None:

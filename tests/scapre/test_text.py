@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from scapre import Concept, InvalidConceptError
 from scapre.embeddings import (
+    BATCH_PROMPTS,
     EMPTY_PROMPT,
     TEMPLATES,
     PromptEncoder,
@@ -72,6 +73,21 @@ def test_each_prompt_is_encoded_once(pipeline, encoder) -> None:
     encoder.encode(["dog", "apple"])
     handle.remove()
     assert sum(seen) == 3
+
+
+def test_batches_side_by_side_give_the_bytes_of_one_after_another(pipeline) -> None:
+    text = TextStack(pipeline.tokenizer, pipeline.text_encoder)
+    prompts = [fill(template, name).text for name in everyday_names()[:60] for template in TEMPLATES["object"]]
+    assert len(set(prompts)) > 10 * BATCH_PROMPTS
+    original, encoders = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        encoders.append(PromptEncoder(text))
+        encoders[-1].encode(prompts)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(original)
+    assert all(torch.equal(encoders[0][prompt].features, encoders[1][prompt].features) for prompt in prompts)
+    assert not encoders[1][prompts[0]].features.requires_grad
 
 
 def test_slots_start_at_the_last_token_of_the_name(encoder) -> None:

@@ -1,0 +1,83 @@
+"""`scapre unlearn` and `scapre export` on the reference model: what is written, what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+import scapre
+from flows.cli import run
+from flows.exit_codes import ExitCode
+
+MODEL = "infra/reference/model"
+
+
+@pytest.fixture(scope="module")
+def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An edit of two concepts, and the edited checkpoint beside it."""
+    out = tmp_path_factory.mktemp("unlearned") / "out"
+    concepts = ["--concept", "tiger", "--concept", "violin", "--retain", "lion", "--dial", "vocabulary=0"]
+    assert run(["unlearn", MODEL, *concepts, "--out", str(out)]) == ExitCode.OK
+    assert scapre.base_digest(out / "checkpoint") == scapre.Edit.load(out / "edit.safetensors").edited_digest
+    return out / "edit.safetensors"
+
+
+def test_single_file_goes_out_and_comes_in_again(edit: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "model.safetensors"
+    assert run(["export", str(edit), MODEL, "--as", "single-file", "--out", str(file)]) == ExitCode.OK
+    assert f"wrote {file}" in capsys.readouterr().out.replace("\n", "")
+    assert scapre.base_digest(file) == scapre.Edit.load(edit).edited_digest
+    again = ["unlearn", str(file), "--concept", "guitar", "--out", str(tmp_path / "again"), "--dial", "vocabulary=0"]
+    assert run(again) == ExitCode.BAD_INPUT
+    assert "put the folder `tokenizer`" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_lora_says_how_much_it_loses_and_which_rank_would_do(edit: Path, tmp_path: Path, capsys) -> None:
+    file = str(tmp_path / "lora.safetensors")
+    assert run(["export", str(edit), MODEL, "--as", "lora", "--rank", "1", "--out", file]) == ExitCode.OK
+    first = capsys.readouterr()
+    assert "all together" in first.out
+    needed = int(first.err.split("--rank ")[1].split()[0])
+    assert 2 <= needed <= 6  # two concepts in three directions each
+    assert run(["export", str(edit), MODEL, "--as", "lora", "--rank", str(needed), "--out", file, "--force"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_folder_is_the_checkpoint_unlearn_wrote(edit: Path, tmp_path: Path) -> None:
+    assert run(["export", str(edit), MODEL, "--out", str(tmp_path / "out")]) == ExitCode.OK
+    written = {p.relative_to(tmp_path / "out"): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert all((edit.parent / "checkpoint" / name).read_bytes() == p.read_bytes() for name, p in written.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--as", "lora", "--out", "x.safetensors"], "give --rank"),
+        (["--as", "single-file", "--rank", "4", "--out", "x.safetensors"], "expected no rank"),
+        (["--as", "single-file", "--out", "x.ckpt"], "ends in .safetensors"),
+        (["--as", "lora", "--rank", "999", "--out", "x.safetensors"], "at most 80, found 999"),
+        (["--out", "taken"], "replace it by --force"),
+        (["--as", "gguf", "--out", "x"], "is not one of"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_nothing_is_written(
+    edit: Path, tmp_path: Path, capsys, options: list[str], message: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    placed = [*options[:-1], str(tmp_path / options[-1])]
+    assert run(["export", str(edit), MODEL, *placed]) == ExitCode.BAD_INPUT
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_an_edit_goes_onto_its_own_base_only(edit: Path, tmp_path: Path, capsys) -> None:
+    edited = str(edit.parent / "checkpoint")
+    assert run(["export", str(edit), edited, "--out", str(tmp_path / "out")]) == ExitCode.BAD_INPUT
+    loaded, said = scapre.Edit.load(edit), capsys.readouterr().err
+    assert loaded.base_digest in said
+    assert loaded.edited_digest in said
+
+
+def test_help_teaches_what_each_form_is_for(capsys) -> None:
+    assert run(["export", "--help"]) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("folder", "single-file", "lora", "--rank", "--force", "Example"))
