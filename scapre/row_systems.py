@@ -60,7 +60,7 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     The slots are turned by the right singular vectors of L⁻¹ C diag(√ω), an orthogonal mixing that leaves the objective
     unchanged, and cut after `rank`: exact when `rank` reaches the number of slots.
     """
-    most = min(rank, max(len(target.weights) for target in targets))
+    most = usable_rank(targets, rank)
     features = regularizer.matrix.new_zeros(len(targets), most, len(regularizer.matrix))
     anchors = torch.zeros_like(features)
     for first in range(0, len(targets), TARGETS_AT_ONCE):
@@ -77,6 +77,16 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
     return SlotFactors(features, anchors)
+
+
+def usable_rank(targets: Sequence[TargetSlots], rank: int) -> int:
+    """Returns `rank`, or the largest number of slots if no target has as many."""
+    return min(rank, max(len(target.weights) for target in targets))
+
+
+def precision(targets: int, *, rank: int, width: int) -> torch.dtype:
+    """Returns the type in which rows are solved: float64 while the features have room for all directions."""
+    return torch.float64 if targets * rank <= width else torch.float32
 
 
 def own_directions(targets: int, *, rank: int, width: int) -> int:
@@ -101,7 +111,7 @@ def solve_rows_per_target(
     own = min(own, rank)
     if own == rank and targets * rank <= DIRECT_UNKNOWNS:
         return RowSolution(_factorize_each_row(base, regularizer, factors, row_weights), 0.0, 0)
-    dtype = torch.float64 if targets * rank <= base.shape[1] else torch.float32
+    dtype = precision(targets, rank=rank, width=base.shape[1])
     pencil = _turn(regularizer, factors, own, dtype)
     delta = torch.empty_like(base)
     error, iterations = 0.0, 0

@@ -46,7 +46,7 @@ DIALS: Mapping[str, Dial] = {
         "α: per target, shared (the maximum over targets, eq. 7), or uniform (1 everywhere, no decoupler)",
         choices=("per_target", "shared", "uniform"),
     ),
-    "rank": Dial(3, "directions each target's slots are compressed to when row_weights is per_target", 1),
+    "rank": Dial(3, "directions each target's slots are cut to if row_weights is per_target; otherwise none is cut", 1),
     "own_directions": Dial(
         "auto",
         "how many of them have row weights per target, the others the row's mean; auto: as many as d_in has room for",
@@ -61,7 +61,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         return Solution(torch.zeros_like(problem.base), {"condition_number": 1.0})
     with clock.phase("statistics"):
         regularizer = solver.factorize(_regularizer(problem, dials))
-        alpha, report = _row_weights(problem, dials)
+        alpha, report = row_weights(problem, dials)
         alpha *= float(dials["erasure_strength"])
     with clock.phase("solve"):
         delta, precision = _solve_rows(problem, regularizer, alpha=alpha, dials=dials)
@@ -86,11 +86,11 @@ def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
     return matrix
 
 
-def _row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows targets"], dict[str, Any]]:
+def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows targets"], dict[str, Any]]:
     """Returns α and a report on it, in the precision the solve will use."""
     targets = problem.statistics.targets
-    is_large = len(targets) * int(dials["rank"]) > problem.base.shape[1]
-    alpha = _contrasts(problem, torch.float32 if is_large else torch.float64)
+    rank = row_systems.usable_rank(targets, int(dials["rank"]))
+    alpha = _contrasts(problem, row_systems.precision(len(targets), rank=rank, width=problem.base.shape[1]))
     noise = decoupler.spreading_noise(alpha) if dials["noise"] == "auto" else float(dials["noise"])
     histogram = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=alpha.device)
     for rows in problem.parts.values():  # in place: at thousands of targets α is the largest thing in memory
@@ -132,7 +132,11 @@ def _solve_rows(
     chosen = dials["own_directions"]
     own = row_systems.own_directions(targets, rank=rank, width=width) if chosen == "auto" else int(chosen)
     solution = row_systems.solve_rows_per_target(problem.base, regularizer, factors=factors, row_weights=alpha, own=own)
-    precision = {"own_directions": own, "solver_error": solution.error, "solver_iterations": solution.iterations}
+    precision = {
+        "own_directions": min(own, rank),
+        "solver_error": solution.error,
+        "solver_iterations": solution.iterations,
+    }
     return solution.delta, precision
 
 
