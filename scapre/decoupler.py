@@ -3,52 +3,101 @@
 Legend: w one output row, c a target feature, e a neutral feature, ς the noise, d' the discriminability, MI in nats.
 With noise N(0, ς²I) on the input, the response of a row is normal with deviation ς‖w‖ under both; a threshold half way
 errs with probability Φ(−d'/2), hence MI = ln 2 − h(Φ(d'/2)) (ScaPre eq. 6–7 in closed form: no samples, no seed).
+
+Over a target's slots with weights ω, d'² = Σ_t ω_t (wᵀ(c_t − e_t))² / (ς‖w‖)² = Σ_j (wᵀg_j)² / (ς‖w‖)² for the
+principal directions g_j of the contrasts. Few of them hold most of it; what is cut off enters as its mean over all w.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scapre.moments import TargetSlots
+
 LN2 = math.log(2.0)
 HALF_INFORMATION = 2.4530
 """d' at which a channel carries half of ln 2."""
+ALL_DIRECTIONS = 1024
+"""Principal directions of contrasts over all targets together; up to some twenty targets none is cut off."""
+FEWEST_DIRECTIONS = 4
+"""Principal directions of one target, however many targets there are."""
 
 
-def row_contrast(
-    weight: Float[Tensor, "rows d_in"], contrast: Float[Tensor, "slots d_in"], slot_weights: Float[Tensor, " slots"]
-) -> Float[Tensor, " rows"]:
-    """Returns sqrt(Σ_t ω_t (wᵀ(c_t − e_t))²) / ‖w‖ for every row: d' for ς = 1; 0 for an all-zero row."""
-    squared = (weight @ contrast.mT).square() @ slot_weights
-    norms = torch.linalg.vector_norm(weight, dim=1)
-    return torch.where(norms > 0, squared.sqrt() / norms.clamp_min(torch.finfo(weight.dtype).tiny), 0.0)
+@dataclass(frozen=True)
+class Contrasts:
+    """What tells some targets from their neutrals."""
+
+    directions: Float[Tensor, "targets kept d_in"]
+    """Principal directions g_j of each target, scaled by the root of their energy, strongest first."""
+    remainder: Float[Tensor, " targets"]
+    """Energy that was cut off, per dimension: its mean contribution to d'² over rows of unit length."""
 
 
-def nearest_contrast(
-    weight: Float[Tensor, "rows d_in"],
-    target: Float[Tensor, "slots d_in"],
-    neutrals: Sequence[Float[Tensor, "slots d_in"]],
-    slot_weights: Float[Tensor, " slots"],
-) -> Float[Tensor, " rows"]:
-    """Returns the smallest `row_contrast` over the neutrals: a row must tell the target from all of them."""
-    contrasts = [row_contrast(weight, target - neutral, slot_weights) for neutral in neutrals]
-    return torch.stack(contrasts).min(dim=0).values
+def directions_kept(targets: int) -> int:
+    """Returns how many principal directions each of `targets` targets may keep."""
+    return max(FEWEST_DIRECTIONS, ALL_DIRECTIONS // max(targets, 1))
+
+
+def principal_contrasts(
+    contrasts: Sequence[Float[Tensor, "_ d_in"]], slot_weights: Sequence[Float[Tensor, " _"]], kept: int
+) -> Contrasts:
+    """Returns the `kept` principal directions of each target's contrasts c − e; exact if no target has more slots."""
+    longest = max(len(weights) for weights in slot_weights)
+    weighted = contrasts[0].new_zeros(len(contrasts), longest, contrasts[0].shape[1])
+    for filled, contrast, weights in zip(weighted, contrasts, slot_weights, strict=True):
+        filled[: len(weights)] = weights.sqrt().unsqueeze(1) * contrast
+    energy, mixing = torch.linalg.eigh(weighted @ weighted.mT)
+    directions = mixing.flip(2)[:, :, :kept].mT @ weighted
+    cut = energy.clamp_min(0.0)[:, : max(longest - kept, 0)].sum(dim=1)
+    return Contrasts(directions, cut / weighted.shape[2])
+
+
+def row_contrasts(unit_rows: Float[Tensor, "rows d_in"], contrasts: Contrasts) -> Float[Tensor, "rows targets"]:
+    """Returns d' for ς = 1 of rows of unit length (or 0: they answer 0)."""
+    count, kept, width = contrasts.directions.shape
+    flat = contrasts.directions.reshape(count * kept, width).to(unit_rows)
+    squared = (unit_rows @ flat.mT).square_().unflatten(1, (count, kept)).sum(dim=2)
+    is_empty = ~unit_rows.any(dim=1, keepdim=True)
+    return squared.add_(contrasts.remainder.to(unit_rows)).sqrt_().masked_fill_(is_empty, 0.0)
+
+
+def nearest_contrasts(
+    rows: Float[Tensor, "rows d_in"], targets: Sequence[TargetSlots], *, kept: int, against_anchor: bool = False
+) -> Float[Tensor, "rows targets"]:
+    """Returns each target's smallest d' over its neutrals (or its anchor): a row must tell it from all of them."""
+    neutrals = [(target.anchors,) if against_anchor else target.neutrals for target in targets]
+    nearest: Tensor | None = None
+    for place in range(max(len(features) for features in neutrals)):
+        contrasts = [
+            target.features - features[min(place, len(features) - 1)]
+            for target, features in zip(targets, neutrals, strict=True)
+        ]
+        found = row_contrasts(rows, principal_contrasts(contrasts, [target.weights for target in targets], kept))
+        nearest = found if nearest is None else torch.minimum(nearest, found)
+    assert nearest is not None
+    return nearest
+
+
+def unit_rows(weight: Float[Tensor, "rows d_in"], dtype: torch.dtype) -> Float[Tensor, "rows d_in"]:
+    """Returns the rows at unit length in `dtype`; an all-zero row stays zero."""
+    return torch.nn.functional.normalize(weight, dim=1, eps=torch.finfo(weight.dtype).tiny).to(dtype)
 
 
 def spreading_noise(contrasts: Float[Tensor, "..."]) -> float:
     """Returns the ς at which the median channel carries half of ln 2, so that relevance is spread over (0, 1)."""
     if not contrasts.numel():
         return 1.0
-    values = contrasts.reshape(-1).sort().values
-    median = float(values[(len(values) - 1) // 2])
+    median = float(contrasts.reshape(-1).kthvalue((contrasts.numel() + 1) // 2).values)
     return median / HALF_INFORMATION if median > 0 else 1.0
 
 
 def mutual_information(contrasts: Float[Tensor, "rows targets"], noise: float) -> Float[Tensor, "rows targets"]:
     """Returns MI = ln 2 − h(Φ(d'/2)) in nats, with d' = contrast / ς."""
-    error = torch.special.ndtr(-contrasts / (2.0 * noise))
+    error = 0.5 * torch.erfc(contrasts / (2.0 * math.sqrt(2.0) * noise))
     entropy = torch.special.entr(error) + torch.special.entr(1.0 - error)
     return (LN2 - entropy).clamp(0.0, LN2)
 

@@ -11,7 +11,6 @@ Guarantees:
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,6 @@ RANK_TOLERANCE = 1e-13
 """Singular values below this fraction of the largest count as 0."""
 LONGEST_SERIES = 16
 """Terms beyond which a factorization for every shift is cheaper."""
-_CHUNK_ELEMENTS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,6 @@ class Regularizer:
     factor: Float[Tensor, "d_in d_in"]
     condition: float
     """Ratio of the largest to the smallest eigenvalue."""
-
-
-@dataclass(frozen=True)
-class SlotFactors:
-    """One target's slots compressed to `rank` directions: S ≈ F Fᵀ, with the anchors turned the same way."""
-
-    features: Float[Tensor, "d_in rank"]
-    anchors: Float[Tensor, "d_in rank"]
 
 
 def add_ridge(matrix: Float[Tensor, "d_in d_in"], amount: float) -> Float[Tensor, "d_in d_in"]:
@@ -139,63 +129,6 @@ def thin_factors(
     left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
     kept = _significant(sigma)
     return left[:, kept] * sigma[kept], right[kept]
-
-
-def compress_slots(
-    regularizer: Regularizer,
-    *,
-    features: Float[Tensor, "slots d_in"],
-    anchors: Float[Tensor, "slots d_in"],
-    weights: Float[Tensor, " slots"],
-    rank: int,
-) -> SlotFactors:
-    """Returns the `rank` combinations of one target's slots that matter most in the metric of G0.
-
-    The slots are turned by the right singular vectors of L⁻¹ C diag(√ω), an orthogonal mixing that leaves the objective
-    unchanged, and cut after `rank`: exact when `rank` reaches the number of slots.
-    """
-    root = weights.double().sqrt().unsqueeze(1)
-    columns, anchor_columns = (root * features.double()).mT, (root * anchors.double()).mT
-    whitened = torch.linalg.solve_triangular(regularizer.factor, columns, upper=False)
-    mixing = torch.linalg.svd(whitened, full_matrices=False).Vh.mT[:, :rank]
-    return SlotFactors(columns @ mixing, anchor_columns @ mixing)
-
-
-def solve_rows_per_target(
-    base: Float[Tensor, "rows d_in"],
-    regularizer: Regularizer,
-    *,
-    factors: Sequence[SlotFactors],
-    row_weights: Float[Tensor, "rows targets"],
-) -> Float[Tensor, "rows d_in"]:
-    """Returns Δ when every row has its own weight for every target.
-
-    With F, A the factors side by side, Γ = Fᵀ G0⁻¹ F, D = diag(α_i) repeated over each target's factors and
-    y_i = (A − F)ᵀ w0_i (Woodbury): δ_i = G0⁻¹ F D^½ (I + D^½ Γ D^½)⁻¹ D^½ y_i, batched over rows.
-    """
-    if not factors:
-        return torch.zeros_like(base, dtype=torch.float64)
-    stacked = torch.cat([factor.features for factor in factors], dim=1)
-    anchors = torch.cat([factor.anchors for factor in factors], dim=1)
-    ranks = torch.tensor([factor.features.shape[1] for factor in factors], device=base.device)
-    roots = row_weights.double().sqrt().repeat_interleave(ranks, dim=1)
-    solved = torch.cholesky_solve(stacked, regularizer.factor)
-    gamma = stacked.mT @ solved
-    identity = torch.eye(len(gamma), dtype=torch.float64, device=base.device)
-    wanted = base.double() @ (anchors - stacked)
-    coefficients = torch.empty_like(wanted)
-    step = max(1, _CHUNK_ELEMENTS // gamma.numel())
-    for start in range(0, len(base), step):
-        root = roots[start : start + step]
-        system = identity + root.unsqueeze(2) * gamma * root.unsqueeze(1)
-        factor, failed_at = torch.linalg.cholesky_ex(system)
-        if bool(failed_at.any()):
-            raise SingularSystemError(
-                "the rows' systems are not positive definite; raise ridge or lower erasure_strength"
-            )
-        right = (root * wanted[start : start + step]).unsqueeze(2)
-        coefficients[start : start + step] = root * torch.cholesky_solve(right, factor).squeeze(2)
-    return _finite(coefficients @ solved.mT)
 
 
 def _inverse(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:

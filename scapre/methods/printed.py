@@ -24,6 +24,7 @@ from scapre import decoupler, geometry, solver, spectral
 from scapre.determinism import Stopwatch
 from scapre.methods.base import (
     PUBLISHED_READING_DIALS,
+    TARGETS_AT_ONCE,
     Dial,
     Dials,
     Method,
@@ -64,11 +65,13 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
 
 def _relevance(problem: Problem, dials: Dials) -> Float[Tensor, " rows"]:
     """Returns α_i = MI_i / max_j MI_j per projection, MI_i the maximum over targets (eq. 7)."""
+    targets, against_anchor = problem.statistics.targets, dials["neutral"] == "anchor"
+    rows, kept = decoupler.unit_rows(problem.base, problem.base.dtype), decoupler.directions_kept(len(targets))
     highest = problem.base.new_zeros(len(problem.base))
-    for target in problem.statistics.targets:
-        neutrals = [target.anchors] if dials["neutral"] == "anchor" else target.neutrals
-        contrast = decoupler.nearest_contrast(problem.base, target.features, neutrals, target.weights)
-        highest = torch.maximum(highest, contrast)
+    for first in range(0, len(targets), TARGETS_AT_ONCE):
+        batch = targets[first : first + TARGETS_AT_ONCE]
+        contrasts = decoupler.nearest_contrasts(rows, batch, kept=kept, against_anchor=against_anchor)
+        highest = torch.maximum(highest, contrasts.max(dim=1).values)
     chosen = dials["noise"]
     noise = decoupler.spreading_noise(highest) if chosen == "auto" else float(chosen)
     information = decoupler.mutual_information(highest.unsqueeze(1), noise)

@@ -15,17 +15,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre import decoupler, geometry, solver, spectral
-from scapre.concepts import DialValue
+from scapre import decoupler, geometry, row_systems, solver, spectral
 from scapre.determinism import Stopwatch
-from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, slot_moments
+from scapre.methods.base import (
+    READING_DIALS,
+    TARGETS_AT_ONCE,
+    Dial,
+    Dials,
+    Method,
+    Problem,
+    Solution,
+    slot_moments,
+)
 
 HISTOGRAM_BINS = 10
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(1.0, "η: scales every α_ik; 0 leaves every weight as it is", 0),
-    "ridge": Dial(0.01, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
+    "ridge": Dial(0.1, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),
     "noise": Dial(
@@ -38,29 +46,37 @@ DIALS: Mapping[str, Dial] = {
         "α: per target, shared (the maximum over targets, eq. 7), or uniform (1 everywhere, no decoupler)",
         choices=("per_target", "shared", "uniform"),
     ),
-    "rank": Dial(1, "directions each target's slots are compressed to when row_weights is per_target", 1),
+    "rank": Dial(1, "directions each target's slots are cut to if row_weights is per_target; otherwise none is cut", 1),
+    "own_directions": Dial(
+        "auto",
+        "how many of them have row weights per target, the others the row's mean; auto: as many as d_in has room for",
+        1,
+        choices=("auto",),
+    ),
 }
 
 
 def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
-    strength = float(dials["erasure_strength"])
+    if not problem.statistics.targets:
+        return Solution(torch.zeros_like(problem.base), {"condition_number": 1.0})
     with clock.phase("statistics"):
         regularizer = solver.factorize(_regularizer(problem, dials))
-        alpha, relevance_report = _row_weights(problem, dials)
+        alpha, report = row_weights(problem, dials)
+        alpha *= float(dials["erasure_strength"])
     with clock.phase("solve"):
-        delta = _solve_rows(problem, regularizer, alpha=strength * alpha, dials=dials)
+        delta, precision = _solve_rows(problem, regularizer, alpha=alpha, dials=dials)
     with clock.phase("refine"):
-        delta = _refine(problem, delta, moved=(strength * alpha > 0).any(dim=1), strength=float(dials["geometry"]))
-    return Solution(delta, {"condition_number": regularizer.condition, "relevance": relevance_report})
+        delta = geometry.align_projections(problem.base, delta, problem.parts, strength=float(dials["geometry"]))
+    return Solution(delta, {"condition_number": regularizer.condition, "relevance": report, **precision})
 
 
 def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
     retained = problem.statistics.retained.second_moment
-    energy = torch.trace(retained)
-    identity = torch.eye(len(retained), dtype=retained.dtype, device=retained.device)
-    matrix = float(dials["ridge"]) * energy / len(retained) * identity + float(dials["retention_strength"]) * retained
-    conflict = float(dials["conflict_strength"])
-    if conflict and problem.statistics.targets:
+    energy = float(torch.trace(retained))
+    matrix = solver.add_ridge(
+        float(dials["retention_strength"]) * retained, float(dials["ridge"]) * energy / len(retained)
+    )
+    if conflict := float(dials["conflict_strength"]):
         shared = [
             spectral.shared_direction(target.weights @ target.features, target.weights @ neutral)
             for target in problem.statistics.targets
@@ -70,23 +86,21 @@ def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
     return matrix
 
 
-def _row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows targets"], dict[str, Any]]:
+def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows targets"], dict[str, Any]]:
+    """Returns α and a report on it, in the precision the solve will use."""
     targets = problem.statistics.targets
-    if not targets:
-        return problem.base.new_zeros(len(problem.base), 0), {}
-    contrasts = torch.stack(
-        [decoupler.nearest_contrast(problem.base, t.features, t.neutrals, t.weights) for t in targets], dim=1
-    )
-    chosen: DialValue = dials["noise"]
-    noise = decoupler.spreading_noise(contrasts) if chosen == "auto" else float(chosen)
-    information = decoupler.mutual_information(contrasts, noise)
-    if dials["row_weights"] == "shared":
-        information = information.max(dim=1, keepdim=True).values.expand_as(information)
-    alpha = torch.ones_like(information)
-    if dials["row_weights"] != "uniform":
-        parts = [decoupler.relevance(information[rows], floor=float(dials["floor"])) for rows in problem.parts.values()]
-        alpha = torch.cat(parts)
-    histogram = torch.histc(information / decoupler.LN2, bins=HISTOGRAM_BINS, min=0.0, max=1.0)
+    rank = row_systems.usable_rank(targets, int(dials["rank"]))
+    alpha = _contrasts(problem, row_systems.precision(len(targets), rank=rank, width=problem.base.shape[1]))
+    noise = decoupler.spreading_noise(alpha) if dials["noise"] == "auto" else float(dials["noise"])
+    histogram = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=alpha.device)
+    for rows in problem.parts.values():  # in place: at thousands of targets α is the largest thing in memory
+        information = decoupler.mutual_information(alpha[rows], noise)
+        if dials["row_weights"] == "shared":
+            information = information.max(dim=1, keepdim=True).values.expand_as(information)
+        histogram += torch.histc(information / decoupler.LN2, bins=HISTOGRAM_BINS, min=0.0, max=1.0)
+        alpha[rows] = decoupler.relevance(information, floor=float(dials["floor"]))
+    if dials["row_weights"] == "uniform":
+        alpha.fill_(1.0)
     report = {
         "noise": noise,
         "information_histogram": [int(count) for count in histogram.tolist()],
@@ -96,36 +110,34 @@ def _row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows ta
     return alpha, report
 
 
+def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targets"]:
+    targets, rows = problem.statistics.targets, decoupler.unit_rows(problem.base, dtype)
+    kept = decoupler.directions_kept(len(targets))
+    contrasts = rows.new_empty(len(rows), len(targets))
+    for first in range(0, len(targets), TARGETS_AT_ONCE):
+        batch = targets[first : first + TARGETS_AT_ONCE]
+        contrasts[:, first : first + len(batch)] = decoupler.nearest_contrasts(rows, batch, kept=kept)
+    return contrasts
+
+
 def _solve_rows(
     problem: Problem, regularizer: solver.Regularizer, *, alpha: Float[Tensor, "rows targets"], dials: Dials
-) -> Float[Tensor, "rows d_in"]:
-    targets = problem.statistics.targets
-    if not targets:
-        return torch.zeros_like(problem.base)
+) -> tuple[Float[Tensor, "rows d_in"], dict[str, Any]]:
     if dials["row_weights"] != "per_target":
         gram, shift = slot_moments(problem.statistics)
-        return solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
-    factors = [
-        solver.compress_slots(
-            regularizer, features=t.features, anchors=t.anchors, weights=t.weights, rank=int(dials["rank"])
-        )
-        for t in targets
-    ]
-    return solver.solve_rows_per_target(problem.base, regularizer, factors=factors, row_weights=alpha)
-
-
-def _refine(
-    problem: Problem, delta: Float[Tensor, "rows d_in"], *, moved: Tensor, strength: float
-) -> Float[Tensor, "rows d_in"]:
-    if strength == 0.0:
-        return delta
-    refined = delta.clone()
-    for rows in problem.parts.values():
-        base, is_moved = problem.base[rows], moved[rows]
-        aligned = geometry.align_geometry((base + delta[rows])[is_moved], base[is_moved], strength=strength)
-        part = refined[rows]  # a view: rows that did not move keep Δ = 0
-        part[is_moved] = aligned - base[is_moved]
-    return refined
+        delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
+        return delta, {}
+    factors = row_systems.compress_slots(regularizer, problem.statistics.targets, rank=int(dials["rank"]))
+    targets, rank, width = factors.features.shape
+    chosen = dials["own_directions"]
+    own = row_systems.own_directions(targets, rank=rank, width=width) if chosen == "auto" else int(chosen)
+    solution = row_systems.solve_rows_per_target(problem.base, regularizer, factors=factors, row_weights=alpha, own=own)
+    precision = {
+        "own_directions": min(own, rank),
+        "solver_error": solution.error,
+        "solver_iterations": solution.iterations,
+    }
+    return solution.delta, precision
 
 
 METHOD = Method("scapre", "per-channel relevance, protected by the second moment of retained text", DIALS, _solve)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scapre import decoupler, solver
+from scapre import decoupler
 from scapre.geometry import align_geometry
 from scapre.methods import METHODS, Problem, find_method, released
 from scapre.moments import Statistics
@@ -198,11 +198,3 @@ def test_released_ignores_what_is_retained() -> None:
     statistics = Statistics(problem.statistics.targets, emptied.statistics.retained)
     without = solve(Problem(problem.base, problem.parts, statistics), "scapre-released").delta
     assert torch.equal(without, solve(problem, "scapre-released").delta)
-
-
-def test_shifted_inverses_take_either_way() -> None:
-    matrix = problem_of().base.mT @ problem_of().base
-    for shifts in (torch.tensor([1.4, 1.41, 1.45]), torch.tensor([0.1, 5.0]), torch.tensor([2.0])):
-        found = solver.shifted_inverses(matrix, shifts.double())
-        for inverse, shift in zip(found, shifts.double(), strict=True):
-            assert_close(inverse, torch.linalg.inv(matrix + shift * torch.eye(WIDTH, dtype=torch.float64)), 1e-12)

@@ -8,51 +8,15 @@ from torch import Tensor
 
 from scapre import solver
 from scapre.errors import SingularSystemError
+from tests.scapre.problems import naive_rows, objective, random_targets
 
 D_IN, ROWS = 7, 5
 
 
-def random_targets(seed: int, count: int, slots: int) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]], Tensor]:
-    source = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=source, dtype=torch.float64)
-
-    retained = normal(20, D_IN)
-    gram = retained.mT @ retained / 20 + 0.1 * torch.eye(D_IN, dtype=torch.float64)
-    targets = []
-    for _ in range(count):
-        weights = torch.rand(slots, generator=source, dtype=torch.float64) + 0.1
-        targets.append((normal(slots, D_IN), normal(slots, D_IN), weights / weights.sum()))
-    return gram, targets, normal(ROWS, D_IN)
-
-
-def objective(weight: Tensor, base: Tensor, gram: Tensor, targets: list, alpha: Tensor) -> Tensor:
-    change = weight - base
-    value = torch.einsum("ij,jk,ik->", change, gram, change)
-    for column, (features, anchors, omega) in enumerate(targets):
-        gap = weight @ features.mT - base @ anchors.mT
-        value = value + (alpha[:, column : column + 1] * omega * gap.square()).sum()
-    return value
-
-
-def naive(base: Tensor, gram: Tensor, targets: list, alpha: Tensor) -> Tensor:
-    rows = []
-    for i in range(len(base)):
-        system, right = gram.clone(), gram @ base[i]
-        for column, (features, anchors, omega) in enumerate(targets):
-            for slot in range(len(omega)):
-                scale = alpha[i, column] * omega[slot]
-                system += scale * torch.outer(features[slot], features[slot])
-                right += scale * (base[i] @ anchors[slot]) * features[slot]
-        rows.append(torch.linalg.solve(system, right))
-    return torch.stack(rows)
-
-
 def moments(targets: list) -> tuple[Tensor, Tensor]:
     zero = torch.zeros(D_IN, D_IN, dtype=torch.float64)
-    slots = sum((c.mT @ (w[:, None] * c) for c, _, w in targets), start=zero)
-    shift = sum(((a - c).mT @ (w[:, None] * c) for c, a, w in targets), start=zero)
+    slots = sum((t.features.mT @ (t.weights[:, None] * t.features) for t in targets), start=zero)
+    shift = sum(((t.anchors - t.features).mT @ (t.weights[:, None] * t.features) for t in targets), start=zero)
     return slots, shift
 
 
@@ -61,97 +25,59 @@ def solve_shared(base: Tensor, gram: Tensor, targets: list, alpha: Tensor) -> Te
     return solver.solve_shared_rows(base, solver.factorize(gram), slots=slots, shift=shift, row_weights=alpha)
 
 
-def solve_per_target(base: Tensor, gram: Tensor, targets: list, alpha: Tensor, rank: int = 99) -> Tensor:
-    regularizer = solver.factorize(gram)
-    factors = [solver.compress_slots(regularizer, features=c, anchors=a, weights=w, rank=rank) for c, a, w in targets]
-    return solver.solve_rows_per_target(base, regularizer, factors=factors, row_weights=alpha)
-
-
-problems = {
-    "seed": st.integers(0, 10_000),
-    "count": st.integers(1, 4),
-    "slots": st.integers(1, 9),
-    "strength": st.floats(1e-3, 1e4),
-}
-
-
-@given(**problems)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 4), slots=st.integers(1, 9), strength=st.floats(1e-3, 1e4))
 def test_shared_rows_minimize_the_stated_objective(seed: int, count: int, slots: int, strength: float) -> None:
-    gram, targets, base = random_targets(seed, count, slots)
+    gram, targets, base = random_targets(seed, count=count, slots=slots, width=D_IN, rows=ROWS)
     alpha = strength * torch.rand(ROWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     delta = solve_shared(base, gram, targets, alpha)
     repeated = alpha.unsqueeze(1).expand(-1, count)
     weight = (base + delta).requires_grad_(True)
-    gradient = torch.autograd.grad(objective(weight, base, gram, targets, repeated), weight)[0]
+    gradient = torch.autograd.grad(objective(weight, base, gram, targets, repeated).sum(), weight)[0]
     before = base.clone().requires_grad_(True)
-    start = torch.autograd.grad(objective(before, base, gram, targets, repeated), before)[0]
+    start = torch.autograd.grad(objective(before, base, gram, targets, repeated).sum(), before)[0]
     assert gradient.norm() < 1e-9 * start.norm()
-    torch.testing.assert_close(base + delta, naive(base, gram, targets, repeated), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(base + delta, naive_rows(base, gram, targets, repeated), rtol=1e-9, atol=1e-9)
 
 
-@given(**problems)
-def test_rows_per_target_minimize_the_stated_objective(seed: int, count: int, slots: int, strength: float) -> None:
-    gram, targets, base = random_targets(seed, count, slots)
-    alpha = strength * torch.rand(ROWS, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    delta = solve_per_target(base, gram, targets, alpha)
-    weight = (base + delta).requires_grad_(True)
-    gradient = torch.autograd.grad(objective(weight, base, gram, targets, alpha), weight)[0]
-    before = base.clone().requires_grad_(True)
-    start = torch.autograd.grad(objective(before, base, gram, targets, alpha), before)[0]
-    assert gradient.norm() < 1e-8 * start.norm()
-    torch.testing.assert_close(base + delta, naive(base, gram, targets, alpha), rtol=1e-8, atol=1e-8)
-
-
-@given(seed=problems["seed"], count=problems["count"])
-def test_both_solvers_agree_when_targets_share_row_weights(seed: int, count: int) -> None:
-    gram, targets, base = random_targets(seed, count, 4)
-    alpha = torch.rand(ROWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    shared = solve_shared(base, gram, targets, alpha)
-    repeated = solve_per_target(base, gram, targets, alpha.unsqueeze(1).expand(-1, count))
-    torch.testing.assert_close(shared, repeated, rtol=1e-9, atol=1e-10)
-
-
-@given(seed=problems["seed"])
-def test_order_of_targets_is_irrelevant(seed: int) -> None:
-    gram, targets, base = random_targets(seed, 3, 4)
-    alpha = torch.rand(ROWS, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    turned = solve_per_target(base, gram, targets[::-1], alpha.flip(1))
-    torch.testing.assert_close(solve_per_target(base, gram, targets, alpha), turned, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("solve", [solve_shared, solve_per_target])
-def test_rows_of_weight_zero_do_not_move_at_all(solve) -> None:
-    gram, targets, base = random_targets(3, 2, 4)
-    alpha = torch.tensor([0.0, 1.0, 0.0, 1e6, 0.5], dtype=torch.float64)
-    delta = solve(base, gram, targets, alpha if solve is solve_shared else alpha.unsqueeze(1).expand(-1, 2))
+def test_rows_of_weight_zero_do_not_move_at_all() -> None:
+    gram, targets, base = random_targets(3, count=2, slots=4, width=D_IN, rows=ROWS)
+    delta = solve_shared(base, gram, targets, torch.tensor([0.0, 1.0, 0.0, 1e6, 0.5], dtype=torch.float64))
     assert not delta[[0, 2]].any()
     assert delta[[1, 3, 4]].all()
 
 
 def test_no_targets_no_change() -> None:
-    gram, _, base = random_targets(1, 0, 1)
-    assert not solve_per_target(base, gram, [], torch.zeros(ROWS, 0, dtype=torch.float64)).any()
+    gram, _, base = random_targets(1, count=0, slots=1, width=D_IN, rows=ROWS)
     assert not solve_shared(base, gram, [], torch.ones(ROWS, dtype=torch.float64)).any()
 
 
-def test_large_row_weights_erase_exactly() -> None:
-    gram, targets, base = random_targets(5, 1, 2)
-    features, anchors, _ = targets[0]
-    before = base @ features.mT - base @ anchors.mT
-    weight = base + solve_per_target(base, gram, targets, torch.full((ROWS, 1), 1e12, dtype=torch.float64))
-    assert (weight @ features.mT - base @ anchors.mT).norm() < 1e-9 * before.norm()
+@given(seed=st.integers(0, 10_000))
+def test_sylvester_equation_holds(seed: int) -> None:
+    gram, _, right = random_targets(seed, count=0, slots=1, width=D_IN, rows=ROWS)
+    alpha = 3.0 * torch.rand(ROWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    delta = solver.solve_sylvester(right, gram, alpha)
+    torch.testing.assert_close(alpha.unsqueeze(1) * delta + delta @ gram, right, rtol=1e-10, atol=1e-10)
 
 
-def test_compression_keeps_what_matters_most() -> None:
-    gram, targets, base = random_targets(7, 1, 6)
-    alpha = torch.ones(ROWS, 1, dtype=torch.float64)
-    values = [
-        float(objective(base + solve_per_target(base, gram, targets, alpha, rank), base, gram, targets, alpha))
-        for rank in (1, 3, 6)
-    ]
-    start = float(objective(base, base, gram, targets, alpha))
-    assert values[2] <= values[1] < start
-    assert values[2] <= values[0]
+@pytest.mark.parametrize("shifts", [(1.4, 1.41, 1.45), (0.1, 5.0), (2.0,), (1e-3, 1.0, 1e3)])
+def test_shifted_inverses_invert_every_shift(shifts: tuple[float, ...]) -> None:
+    gram, _, _ = random_targets(0, count=0, slots=1, width=D_IN, rows=ROWS)
+    found = solver.shifted_inverses(gram, torch.tensor(shifts, dtype=torch.float64))
+    for inverse, shift in zip(found, shifts, strict=True):
+        expected = torch.eye(D_IN, dtype=torch.float64)
+        torch.testing.assert_close(inverse @ solver.add_ridge(gram, shift), expected, rtol=0, atol=1e-12)
+
+
+@given(seed=st.integers(0, 10_000), rank=st.integers(0, 7))
+def test_factors_and_bases_have_the_rank_of_their_matrix(seed: int, rank: int) -> None:
+    source = torch.Generator().manual_seed(seed)
+    left, right = (torch.randn(D_IN, rank, generator=source, dtype=torch.float64) for _ in range(2))
+    first, second = solver.thin_factors(left @ right.mT)
+    assert first.shape[1] == rank
+    torch.testing.assert_close(first @ second, left @ right.mT, rtol=1e-12, atol=1e-12)
+    basis = solver.orthonormal_basis(left)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(basis @ (basis.mT @ left), left, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
