@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-services test-slow bench-memory lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-services test-slow bench-engine bench-memory bench-quality lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ test: $(INSTALLED) ## the fast tests (CPU, offline)
 
 test-services: $(INSTALLED) ## the tests that need headless Chromium or PostgreSQL
 	$(BIN)/python -m pytest -m "(browser or postgres) and not slow"
+
+bench-quality: $(INSTALLED) ## every method and strength on the reference world, five seeds (hours, CPU; goes on where it was)
+	$(BIN)/scapre benchmark --ablation
+
+bench-engine: $(INSTALLED) ## time every method on SD 1.5's shapes against its bars (minutes, CPU)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.engine --out var/bench-engine
 
 test-slow: $(INSTALLED) ## the reference model's figures and the judge on it, at length
 	$(BIN)/python -m pytest -m "slow"

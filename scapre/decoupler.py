@@ -21,8 +21,8 @@ from scapre.moments import TargetSlots
 LN2 = math.log(2.0)
 HALF_INFORMATION = 2.4530
 """d' at which a channel carries half of ln 2."""
-ALL_DIRECTIONS = 1024
-"""Principal directions of contrasts over all targets together; up to some twenty targets none is cut off."""
+ALL_DIRECTIONS = 512
+"""Principal directions of contrasts over all targets together; up to some ten targets none is cut off."""
 FEWEST_DIRECTIONS = 4
 """Principal directions of one target, however many targets there are."""
 

@@ -30,7 +30,12 @@ def align_geometry(
     if strength == 0.0 or not len(edited):
         return edited
     share = strength / (1.0 + strength)
-    return (1.0 - share) * edited + share * (base @ polar_isometry(base.mT @ edited))
+    if len(edited) < edited.shape[1]:  # few rows: the polar factor of W0ᵀW* lives in their spans, and is smaller there
+        left, right = torch.linalg.qr(base.mT), torch.linalg.qr(edited.mT)
+        turned = (base @ left.Q) @ polar_isometry(left.R @ right.R.mT) @ right.Q.mT
+    else:
+        turned = base @ polar_isometry(base.mT @ edited)
+    return (1.0 - share) * edited + share * turned
 
 
 def align_projections(

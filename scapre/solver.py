@@ -82,7 +82,7 @@ def solve_shared_rows(
     basis = torch.linalg.solve_triangular(regularizer.factor.mT, vectors, upper=True)
     alpha = row_weights.double().unsqueeze(1)
     response = alpha * (base.double() @ (shift.double() @ basis))
-    return _finite(response / (1.0 + alpha * eigenvalues.clamp_min(0.0)) @ basis.mT)
+    return finite(response / (1.0 + alpha * eigenvalues.clamp_min(0.0)) @ basis.mT)
 
 
 def solve_sylvester(
@@ -93,7 +93,7 @@ def solve_sylvester(
     With A = Q Λ Qᵀ: Δ = [right Q ⊘ (α_i + λ_j)] Qᵀ.
     """
     eigenvalues, vectors = torch.linalg.eigh(matrix)
-    return _finite(right @ vectors / (row_weights.double().unsqueeze(1) + eigenvalues) @ vectors.mT)
+    return finite(right @ vectors / (row_weights.double().unsqueeze(1) + eigenvalues) @ vectors.mT)
 
 
 def shifted_inverses(
@@ -142,7 +142,12 @@ def _significant(sigma: Float[Tensor, " values"]) -> Bool[Tensor, " values"]:
     return sigma > RANK_TOLERANCE * sigma.max().clamp_min(torch.finfo(sigma.dtype).tiny) if len(sigma) else sigma > 0
 
 
-def _finite(delta: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
-    if not bool(torch.isfinite(delta).all()):
+def finite(delta: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:
+    """Returns `delta` itself.
+
+    Raises:
+        SingularSystemError: it is not finite.
+    """
+    if not math.isfinite(float(delta.sum())):  # one NaN or infinity spoils the sum, and no copy is made
         raise SingularSystemError("the solution is not finite; raise ridge or lower erasure_strength")
     return delta

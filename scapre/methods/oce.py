@@ -9,7 +9,7 @@ targets' responses and R* on that of the anchors'. The first term asks that reta
 targets' leave what they do not share with their anchors.
 
 Guarantees:
-    1. P is orthogonal, and the identity outside of the span of W0's columns.
+    1. P is orthogonal.
     2. W Wᵀ has the eigenvalues of W0 W0ᵀ.
 
 Unknown in the publication: how the subspaces are cut and how the two terms are scaled. Chosen: a subspace holds
@@ -67,7 +67,7 @@ def rotation(
     dials: Dials,
 ) -> tuple[Float[Tensor, "d_out d_out"], float]:
     """Returns P, given the second moments of the three texts, and the condition number of the Procrustes problem."""
-    basis = solver.orthonormal_basis(base)
+    basis = torch.linalg.qr(base).Q  # holds the span of the columns; P is the identity outside of it
     inner = basis.mT @ base
     kept = inner @ retained @ inner.mT
     energy, rank = float(dials["subspace_energy"]), basis.shape[1]

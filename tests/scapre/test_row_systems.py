@@ -101,7 +101,7 @@ def test_both_ways_agree(seed: int) -> None:
         patch.setattr(row_systems, "DIRECT_UNKNOWNS", 0)
         iterated = solve(base, gram, targets, alpha)
     assert iterated.iterations > direct.iterations == 0
-    assert (iterated.delta - direct.delta).norm() < 1e-7 * direct.delta.norm()
+    assert (iterated.delta - direct.delta).norm() < 1e-6 * direct.delta.norm()
 
 
 @given(seed=st.integers(0, 10_000), own=st.integers(1, 2))

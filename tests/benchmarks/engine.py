@@ -1,0 +1,258 @@
+"""Times every method on random weights of Stable Diffusion 1.5's shapes: encode, statistics, solve, refine, save.
+
+    python -m tests.benchmarks.engine --out var/bench-engine
+
+Prints a table, writes it as CSV and JSON, and exits with 1 if a bar is missed. Text features are random numbers (see
+`tests.benchmarks.synthetic`), the same for every method; a text encoder of CLIP-L's size with random weights is timed
+on a small sample. One CPU thread, as in the engine itself.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from scapre.architectures.base import tensor_digest
+from scapre.concepts import EditSpec
+from scapre.determinism import Stopwatch, single_threaded
+from scapre.edit import build_edit
+from scapre.methods import METHODS, Problem, find_method
+from scapre.methods.released import build_systems
+from tests.benchmarks.plain_released import plain_row_solver
+from tests.benchmarks.report import Bar, Report, Run, tables_of, write_report
+from tests.benchmarks.synthetic import SyntheticText, TextShape, synthetic_statistics, synthetic_text
+
+SD15_ROWS: tuple[tuple[int, int], ...] = ((320, 10), (640, 10), (1280, 12))
+"""Output rows of a projection, and how many projections have them."""
+CONTEXT_TOKENS = 77
+TABLE_WIDTH = 120
+KEPT_DIAGNOSTICS = ("condition_number", "own_directions", "solver_error", "solver_iterations")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run and what it is held to; every field is an option of the command line."""
+
+    few: int = 50
+    many: int = 1000
+    most: int = 5000
+    width: int = 768
+    rows_share: float = 1.0
+    """Share of every projection's rows that is kept."""
+    found: int = 1162
+    """Names of the vocabulary."""
+    repetitions: int = 3
+    repetitions_of_most: int = 1
+    peers_at_many: int = 0
+    """1 runs every method with `many` concepts, not only scapre and uce."""
+    plain_rows: int = 24
+    """Rows per repetition that the plain implementation solves."""
+    encoder_layers: int = 12
+    encoder_prompts: int = 16
+    least_speed_up: float = 200.0
+    most_distance: float = 1e-9
+    most_over_uce: float = 3.0
+    most_growth: float = 3.0
+    most_gib: float = 24.0
+
+    def text_of(self, concepts: int) -> TextShape:
+        """Returns how much text a request for `concepts` concepts is."""
+        return TextShape(concepts, width=self.width, found=self.found)
+
+    def cells(self) -> Iterator[tuple[str, int, int]]:
+        """Yields method, concepts and repetition; a whole round before the next, so that noise meets all alike."""
+        at_many = sorted(METHODS) if self.peers_at_many else ["scapre", "uce"]
+        for repetition in range(self.repetitions):
+            yield from ((method, self.few, repetition) for method in sorted(METHODS))
+            yield from ((method, self.many, repetition) for method in at_many)
+        yield from (("scapre", self.most, repetition) for repetition in range(self.repetitions_of_most))
+
+
+def random_projections(plan: Plan) -> dict[str, Tensor]:
+    """Returns float32 weights of SD 1.5's shapes, scaled as a fresh linear layer."""
+    source = torch.Generator().manual_seed(0)
+    sizes = [max(2, int(size * plan.rows_share)) for size, count in SD15_ROWS for _ in range(count)]
+    return {
+        f"projection {place:02d}": torch.randn(size, plan.width, generator=source) / plan.width**0.5
+        for place, size in enumerate(sizes)
+    }
+
+
+def stack(projections: dict[str, Tensor], text: SyntheticText) -> Problem:
+    """Returns the problem the engine would pose."""
+    parts, first = {}, 0
+    for name, weight in projections.items():
+        parts[name] = slice(first, first + len(weight))
+        first += len(weight)
+    rows = torch.cat([weight.double() for weight in projections.values()])
+    return Problem(rows, parts, synthetic_statistics(text))
+
+
+def seconds_per_prompt(plan: Plan) -> float:
+    """Returns the seconds a CLIP-L text encoder with random weights takes for one prompt, in a batch."""
+    config = CLIPTextConfig(
+        hidden_size=plan.width,
+        intermediate_size=4 * plan.width,
+        num_hidden_layers=plan.encoder_layers,
+        num_attention_heads=max(plan.width // 64, 1),
+        max_position_embeddings=CONTEXT_TOKENS,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = CLIPTextModel(config).eval()
+        tokens = torch.randint(config.vocab_size, (plan.encoder_prompts, CONTEXT_TOKENS))
+    encoder(tokens[:1])
+    started = time.perf_counter()
+    encoder(tokens)
+    return (time.perf_counter() - started) / plan.encoder_prompts
+
+
+def prompts_of(shape: TextShape) -> int:
+    """Returns how many prompts the engine encodes: targets, their neighbours, names, vocabulary, the empty prompt."""
+    return shape.sentences * (2 * shape.targets + shape.named) + 2 * shape.found + 1
+
+
+def run_once(
+    projections: dict[str, Tensor], text: SyntheticText, method: str, *, repetition: int, encode: float
+) -> Run:
+    """Returns the seconds of one run, `encode` put beside them."""
+    clock, chosen = Stopwatch(), find_method(method)
+    clock.seconds["encode"], dials = encode, chosen.resolve({})
+    with clock.phase("statistics"):
+        problem = stack(projections, text)
+    solution = chosen.solve(problem, dials, clock)
+    digests = {name: tensor_digest(weight) for name, weight in projections.items()}
+    base = SimpleNamespace(projections=projections, tensor_digests=digests)  # what `build_edit` needs of a base model
+    spec = EditSpec(method, tuple(target.concept for target in problem.statistics.targets), (), dials, "0" * 64)
+    with clock.phase("save"), tempfile.TemporaryDirectory() as folder:
+        deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
+        build_edit(base, spec, deltas=deltas, diagnostics={}).save(Path(folder) / "edit.safetensors")
+    diagnostics = {key: solution.diagnostics[key] for key in KEPT_DIAGNOSTICS if key in solution.diagnostics}
+    return Run(method, len(text.targets), repetition, clock.seconds, diagnostics, peak_gib())
+
+
+def plain_timer(
+    plan: Plan, projections: dict[str, Tensor], text: SyntheticText
+) -> tuple[Callable[[int], float], float]:
+    """Returns a function from a repetition to the plain solve's seconds for all rows, and how far it is from ours.
+
+    The seconds are scaled up from a random sample of rows.
+    """
+    problem, method = stack(projections, text), find_method("scapre-released")
+    dials = method.resolve({})
+    solve_row = plain_row_solver(problem, build_systems(problem, dials), dials)
+
+    def sample(repetition: int) -> list[int]:
+        source = torch.Generator().manual_seed(repetition)
+        return torch.randperm(len(problem.base), generator=source)[: plan.plain_rows].tolist()
+
+    def seconds(repetition: int) -> float:
+        rows = sample(repetition)
+        started = time.perf_counter()
+        for row in rows:
+            solve_row(row)
+        return (time.perf_counter() - started) / len(rows) * len(problem.base)
+
+    rows = sample(0)
+    plain = torch.stack([solve_row(row) for row in rows]) - problem.base[rows]
+    ours = method.solve(problem, {**dials, "pull_back": 0.0}, Stopwatch()).delta[rows]
+    return seconds, float((plain - ours).norm() / plain.norm())
+
+
+def measure(plan: Plan, console: Console) -> Report:
+    """Returns everything measured, bars included."""
+    report, projections, per_prompt = Report(machine_facts()), random_projections(plan), seconds_per_prompt(plan)
+    texts = {concepts: synthetic_text(plan.text_of(concepts), seed=0) for concepts in (plan.few, plan.many)}
+    plain, distance = plain_timer(plan, projections, texts[plan.few])
+    plain_seconds = []
+    for method, concepts, repetition in plan.cells():
+        if concepts not in texts:
+            texts = {concepts: synthetic_text(plan.text_of(concepts), seed=0)}
+        encode = per_prompt * prompts_of(plan.text_of(concepts))
+        run = run_once(projections, texts[concepts], method, repetition=repetition, encode=encode)
+        if (method, concepts) == ("scapre-released", plan.few):
+            plain_seconds.append(plain(repetition))
+        report.runs.append(run)
+        console.print(f"{method}, {concepts} concepts: {run.engine_seconds:.2f} s", style="dim")
+    report.bars = bars_of(report, plan, plain_seconds, distance)
+    report.notes = [
+        f"encode: {per_prompt:.3f} s per prompt on a sample of {plan.encoder_prompts}, scaled; all methods read alike",
+        f"plain: the released algorithm, one Cholesky factorization per row, {min(plain_seconds):.0f} to "
+        f"{max(plain_seconds):.0f} s for all rows, scaled from a sample of {plan.plain_rows}",
+    ]
+    return report
+
+
+def bars_of(report: Report, plan: Plan, plain_seconds: list[float], distance: float) -> list[Bar]:
+    """Returns the bars; ratios are taken within a repetition."""
+    released, uce = report.of("scapre-released", plan.few), report.of("uce", plan.few)
+    few, many, most = (report.of("scapre", concepts) for concepts in (plan.few, plan.many, plan.most))
+    speed_up = [plain / run.seconds["solve"] for plain, run in zip(plain_seconds, released, strict=True)]
+    over_uce = [ours.engine_seconds / peer.engine_seconds for ours, peer in zip(few, uce, strict=True)]
+    growth = [large.engine_seconds / small.engine_seconds for large, small in zip(many, few, strict=True)]
+    return [
+        Bar(f"plain over scapre-released, {plan.few} concepts, solve", speed_up, plan.least_speed_up, is_upper=False),
+        Bar("plain and scapre-released, relative distance", [distance], plan.most_distance, is_upper=True),
+        Bar(f"scapre over uce, {plan.few} concepts, engine", over_uce, plan.most_over_uce, is_upper=True),
+        Bar(f"scapre, {plan.many} over {plan.few} concepts, engine", growth, plan.most_growth, is_upper=True),
+        Bar(f"scapre, {plan.most} concepts, peak GiB", [run.peak_gib for run in most], plan.most_gib, is_upper=True),
+    ]
+
+
+def peak_gib() -> float:
+    """Returns the most memory this process has taken."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def machine_facts() -> dict[str, str | float]:
+    """Returns what the figures depend on."""
+    return {
+        "processor": platform.machine(),
+        "cores": float(os.cpu_count() or 0),
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "threads": float(torch.get_num_threads()),
+    }
+
+
+def plan_of(arguments: list[str]) -> tuple[Plan, Path]:
+    """Returns the plan and the folder that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("var/bench-engine"))
+    for entry in fields(Plan):
+        option = f"--{entry.name.replace('_', '-')}"
+        parser.add_argument(option, type=type(entry.default), default=entry.default, help=f"default {entry.default}")
+    given = vars(parser.parse_args(arguments))
+    folder = given.pop("out")
+    return Plan(**given), folder
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the benchmark; returns 1 if a bar is missed."""
+    plan, folder = plan_of(arguments)
+    console = Console(width=TABLE_WIDTH)
+    with single_threaded(), torch.no_grad():
+        report = measure(plan, console)
+    for table in tables_of(report):
+        console.print(table)
+    for note in report.notes:
+        console.print(note)
+    write_report(report, folder)
+    console.print(f"written to {folder}")
+    return 0 if report.is_passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
