@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import BUILDERS, build, clip_tokenizer
+from tiny_pipelines import BUILDERS, build, clip_tokenizer, draw
 
 import scapre
 from scapre import (
@@ -97,6 +97,21 @@ def test_a_folder_becomes_a_single_file_with_every_number_as_it_is(family: str, 
         assert all(found[name].dtype == dtype and torch.equal(found[name], expected[name]) for name in expected)
     converted = {name for state in same.values() for name in state}
     assert len(converted) > 100
+
+
+def test_diffusers_draws_the_same_from_the_single_file(family: str, tmp_path: Path) -> None:
+    pipeline = save(family, tmp_path / "base")
+    edit = unlearn(tmp_path / "base")
+    file = scapre.export_single_file(edit, tmp_path / "base", tmp_path / "out.safetensors")
+    unsafe = {} if family == "stable-diffusion-xl" else {"safety_checker": None}
+    read = type(pipeline).from_single_file(str(file), config=str(tmp_path / "base"), local_files_only=True, **unsafe)
+    assert scapre.base_digest(read) == edit.edited_digest
+    read.set_progress_bar_config(disable=True)
+    before = draw(pipeline, family, "a photo of a cat")
+    edit.apply(pipeline)
+    after = draw(pipeline, family, "a photo of a cat")
+    assert torch.equal(draw(read, family, "a photo of a cat"), after)
+    assert not torch.equal(before, after)
 
 
 def test_folder_and_single_file_have_one_digest_and_one_edit(family: str, tmp_path: Path) -> None:
