@@ -9,7 +9,7 @@ Guarantees:
 """
 
 import zlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 BATCH_PROMPTS = 32
-BATCH_TOKENS = BATCH_PROMPTS * 77
 MOST_WORKERS = 4
 """Batches encoded at the same time; each needs memory of its own."""
 EMPTY_PROMPT = ""
@@ -91,11 +90,12 @@ class PromptEncoder:
         if not pending:
             return
         reader = self._reader = self._reader or self._text.in_float32()
-        size = max(1, min(BATCH_PROMPTS, BATCH_TOKENS // reader.context_tokens))
-        batches = [pending[start : start + size] for start in range(0, len(pending), size)]
+        batches = [pending[start : start + BATCH_PROMPTS] for start in range(0, len(pending), BATCH_PROMPTS)]
         workers = min(allowed_threads(), MOST_WORKERS) if _is_on_cpu(reader) else 1
         with _evaluating(reader.modules.values()), single_threaded(), ThreadPoolExecutor(workers) as pool:
-            for batch, encoded in zip(batches, pool.map(_without_gradients(reader.encode), batches), strict=True):
+            # entered anew in each thread: those of a pool start with gradients
+            results = pool.map(torch.no_grad()(reader.encode), batches)
+            for batch, encoded in zip(batches, results, strict=True):
                 self._encoded.update(zip(batch, encoded, strict=True))
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
@@ -121,16 +121,6 @@ class PromptEncoder:
 
 def _is_on_cpu(text: TextSource) -> bool:
     return all(parameter.device.type == "cpu" for module in text.modules.values() for parameter in module.parameters())
-
-
-def _without_gradients(
-    encode: Callable[[Sequence[str]], list[EncodedPrompt]],
-) -> Callable[[Sequence[str]], list[EncodedPrompt]]:
-    def run(prompts: Sequence[str]) -> list[EncodedPrompt]:
-        with torch.no_grad():  # a thread of its own starts with gradients
-            return encode(prompts)
-
-    return run
 
 
 @contextmanager

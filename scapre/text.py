@@ -10,7 +10,7 @@ import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.slots import EncodedPrompt, Run, shifted
 
+BATCH_TOKENS = 32 * 77
+"""Tokens an encoder is given at once, which bounds its memory."""
 _HALF = (torch.float16, torch.bfloat16)
 _TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
 Module = TypeVar("Module", bound=nn.Module)
@@ -142,13 +144,22 @@ class TextStack:
                 padding_side="right",
                 return_tensors="pt",
             )
-        ids: Int[Tensor, "prompts slots"] = tokens.input_ids
+        ids, mask = tokens.input_ids, tokens.attention_mask
+        size = max(1, BATCH_TOKENS // ids.shape[1])
+        hidden = [self._hidden(*part) for part in zip(ids.split(size), mask.split(size), strict=True)]
+        return torch.cat(hidden), (mask.sum(dim=1) - 1).tolist()
+
+    def _hidden(
+        self, ids: Int[Tensor, "prompts slots"], mask: Int[Tensor, "prompts slots"]
+    ) -> Float[Tensor, "prompts slots d_in"]:
         device = next(self.encoder.parameters()).device
         uses_mask = self.masks_padding or bool(getattr(self.encoder.config, "use_attention_mask", False))
-        mask = tokens.attention_mask.to(device) if uses_mask else None
-        output = self.encoder(ids.to(device), attention_mask=mask, output_hidden_states=self.hidden_layer is not None)
-        hidden = output.last_hidden_state if self.hidden_layer is None else output.hidden_states[self.hidden_layer]
-        return hidden, (tokens.attention_mask.sum(dim=1) - 1).tolist()
+        output = self.encoder(
+            ids.to(device),
+            attention_mask=mask.to(device) if uses_mask else None,
+            output_hidden_states=self.hidden_layer is not None,
+        )
+        return output.last_hidden_state if self.hidden_layer is None else output.hidden_states[self.hidden_layer]
 
     def _kept(self, hidden: Float[Tensor, "slots d_in"], end: int) -> EncodedPrompt:
         padding = self._padding(end)
@@ -173,47 +184,52 @@ class TextStack:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class _Joined:
+    """Several sources that read each prompt, their features put together."""
+
+    sources: tuple[TextSource, ...]
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The encoders, by component."""
+        return {name: module for source in self.sources for name, module in source.modules.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the encoders' parameters."""
+        return {name: held for source in self.sources for name, held in source.tensors().items()}
+
+    def in_float32(self) -> Self:
+        """Returns a source that reads in float32 or better."""
+        return replace(self, sources=tuple(source.in_float32() for source in self.sources))
+
+    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Returns the features of each prompt."""
+        return [self._joined(parts) for parts in zip(*(source.encode(prompts) for source in self.sources), strict=True)]
+
+    def _joined(self, parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SideBySide(_Joined):
     """Encoders that read the same tokens, their features joined along the width."""
 
-    stacks: tuple[TextStack, ...]
     padded_width: int | None = None
     """Width the model fills up with zeros."""
 
     @property
     def width(self) -> int:
         """d_in of the features."""
-        return self.padded_width or sum(stack.width for stack in self.stacks)
+        return self.padded_width or sum(source.width for source in self.sources)
 
     @property
     def context_tokens(self) -> int:
         """Number of slots a prompt is given."""
-        return self.stacks[0].context_tokens
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """The encoders, by component."""
-        return {name: module for stack in self.stacks for name, module in stack.modules.items()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns the encoders' parameters."""
-        return {name: held for stack in self.stacks for name, held in stack.tensors().items()}
-
-    def in_float32(self) -> "SideBySide":
-        """Returns a source that reads in float32 or better."""
-        return replace(self, stacks=tuple(stack.in_float32() for stack in self.stacks))
+        return self.sources[0].context_tokens
 
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`."""
-        return self.stacks[0].name_ends(text_and_name)
-
-    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
-        """Returns the features of each prompt.
-
-        Raises:
-            UnsupportedArchitectureError: the tokenizers cut a prompt differently.
-        """
-        return [self._joined(parts) for parts in zip(*(stack.encode(prompts) for stack in self.stacks), strict=True)]
+        return self.sources[0].name_ends(text_and_name)
 
     def _joined(self, parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
         if len({part.runs for part in parts}) > 1:
@@ -226,10 +242,8 @@ class SideBySide:
 
 
 @dataclass(frozen=True)
-class OneAfterAnother:
+class OneAfterAnother(_Joined):
     """Sources whose slots the model reads one after another, each a run of its own."""
-
-    sources: tuple[TextSource, ...]
 
     @property
     def width(self) -> int:
@@ -241,26 +255,9 @@ class OneAfterAnother:
         """Number of slots a prompt is given."""
         return sum(source.context_tokens for source in self.sources)
 
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """The encoders, by component."""
-        return {name: module for source in self.sources for name, module in source.modules.items()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns the encoders' parameters."""
-        return {name: held for source in self.sources for name, held in source.tensors().items()}
-
-    def in_float32(self) -> "OneAfterAnother":
-        """Returns a source that reads in float32 or better."""
-        return OneAfterAnother(tuple(source.in_float32() for source in self.sources))
-
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`, for each run."""
         return [end for source in self.sources for end in source.name_ends(text_and_name)]
-
-    def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
-        """Returns the features of each prompt, run after run."""
-        return [self._joined(parts) for parts in zip(*(source.encode(prompts) for source in self.sources), strict=True)]
 
     def _joined(self, parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
         runs: list[Run] = []

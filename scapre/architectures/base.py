@@ -94,7 +94,7 @@ def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
         for name in sorted(parts.weights)
         if architecture.is_projection(name.removeprefix(prefix))
     }
-    check_tensors(architecture, projections)
+    check_projections(architecture, projections)
     architecture.check_config(parts.denoiser_config)
     text = architecture.read_text(parts)
     if odd := [name for name, weight in projections.items() if weight.ndim != 2 or weight.shape[1] != text.width]:
@@ -102,11 +102,15 @@ def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
             f"expected projections that read {text.width} text features, "
             f"found {tuple(projections[odd[0]].shape)} in {odd[0]!r}"
         )
+    if absent := [name for name, held in {**text.tensors(), **projections}.items() if held.is_meta]:
+        raise UnsupportedArchitectureError(
+            f"expected weights in memory, found {absent[0]!r} off-loaded; load the pipeline without off-loading"
+        )
     return BaseModel(architecture, text, projections)
 
 
-def check_tensors(architecture: Architecture, projections: Mapping[str, Tensor]) -> None:
-    """Checks that there are projections, in memory and in a floating-point type.
+def check_projections(architecture: Architecture, projections: Mapping[str, Tensor]) -> None:
+    """Checks that there are projections, in a floating-point type.
 
     Raises:
         UnsupportedArchitectureError: otherwise.
@@ -114,10 +118,6 @@ def check_tensors(architecture: Architecture, projections: Mapping[str, Tensor])
     if not projections:
         raise UnsupportedArchitectureError(
             f"expected projections {architecture.projection.pattern} in {architecture.denoiser}, found none"
-        )
-    if absent := [name for name, weight in projections.items() if weight.is_meta]:
-        raise UnsupportedArchitectureError(
-            f"expected weights in memory, found {absent[0]!r} off-loaded; load the pipeline without off-loading"
         )
     if coded := [name for name, weight in projections.items() if not weight.is_floating_point()]:
         raise UnsupportedArchitectureError(

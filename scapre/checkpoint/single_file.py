@@ -6,7 +6,7 @@ heads an encoder has: that is known of the three that these families use, and wr
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from scapre.architectures import BaseModel, Parts, assemble, find_architecture
 from scapre.checkpoint.folder import quiet_transformers, read_tokenizer
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.ldm_layout import (
+    AVERAGED,
     UNET,
     StoredEncoder,
     blocks_per_level,
@@ -51,13 +52,14 @@ def inspect_single_file(file: Path) -> CheckpointInfo:
     """Returns what the single-file checkpoint is.
 
     Raises:
-        CheckpointError: a pickle, or damaged.
+        CheckpointError: a pickle, damaged, or with a second copy of the weights.
         UnsupportedArchitectureError: it is of another family.
     """
     refuse_pickles(file)
     header = read_header(file)
-    architecture = find_architecture(find_layout(header).pipeline_class)
-    blocks = blocks_per_level(header)
+    _refuse_averaged(file, header)
+    pipeline_class = find_layout(header).pipeline_class
+    architecture, blocks = find_architecture(pipeline_class), blocks_per_level(header)
     stored = {
         f"unet.{own}": name
         for name in header
@@ -68,7 +70,7 @@ def inspect_single_file(file: Path) -> CheckpointInfo:
     shapes = {name: header[place].shape for name, place in stored.items()}
     return CheckpointInfo(
         path=file,
-        pipeline_class=find_layout(header).pipeline_class,
+        pipeline_class=pipeline_class,
         architecture=architecture.name,
         projections={name: (shapes[name][0], shapes[name][-1]) for name in sorted(shapes)},
         dtype=", ".join(sorted({header[place].dtype for place in stored.values()})),
@@ -107,6 +109,14 @@ def read_single_file(info: CheckpointInfo, tokenizer: Path | None) -> BaseModel:
     )
 
 
+def _refuse_averaged(file: Path, names: Iterable[str]) -> None:
+    if averaged := [name for name in names if name.startswith(AVERAGED)]:
+        raise CheckpointError(
+            f"{file}: found {len(averaged)} tensors {AVERAGED}*, a second copy of the weights that an edit does not "
+            "reach; start from a file without it"
+        )
+
+
 def _beside(file: Path) -> Path | None:
     folder = file.parent / "tokenizer"
     return folder if folder.is_dir() else None
@@ -123,8 +133,8 @@ def _read_tokenizer(folder: Path, stored: StoredEncoder, encoder: PreTrainedMode
 
 
 def _read_encoder(file: Path, names: list[str], stored: StoredEncoder, class_name: str) -> PreTrainedModel:
-    plain = _state(read_tensors(file, names), stored)
     try:
+        plain = _state(read_tensors(file, names), stored)
         config = _config(plain, stored, _said(file, stored.component))
     except KeyError as error:
         raise CheckpointError(f"{file}: {stored.component} lacks {error}; fetch it again") from error
@@ -133,14 +143,17 @@ def _read_encoder(file: Path, names: list[str], stored: StoredEncoder, class_nam
             f"{file}: expected a {stored.component} of width {', '.join(map(str, KNOWN_HEADS))}, found "
             f"{config['hidden_size']}, whose attention heads the file does not tell; give it as a folder"
         )
-    with quiet_transformers():
-        encoder, report = getattr(transformers, class_name).from_pretrained(
-            None,
-            config=CLIPTextConfig(**config),
-            state_dict={_wrapped(name): tensor for name, tensor in plain.items()},
-            dtype="auto",
-            output_loading_info=True,
-        )
+    try:
+        with quiet_transformers():
+            encoder, report = getattr(transformers, class_name).from_pretrained(
+                None,
+                config=CLIPTextConfig(**config),
+                state_dict={_wrapped(name): tensor for name, tensor in plain.items()},
+                dtype="auto",
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: could not build {stored.component}: {error}; fetch it again") from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{file}: {stored.component} lacks {len(missing)} weights, the first {missing[0]!r}; fetch it again"
@@ -169,8 +182,11 @@ def _wrapped(plain: str) -> str:
 
 
 def _said(file: Path, component: str) -> dict[str, Any]:
-    written = json.loads(read_metadata(file).get(METADATA_KEY, "{}")).get(ENCODERS_KEY, {}).get(component, {})
-    return {name: written[name] for name in UNSAID if name in written}
+    try:
+        written = json.loads(read_metadata(file).get(METADATA_KEY, "{}")).get(ENCODERS_KEY, {}).get(component, {})
+        return {name: written[name] for name in UNSAID if name in written}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{file}: expected text encoders in its header, found {error}; fetch it again") from error
 
 
 def _config(plain: Mapping[str, Tensor], stored: StoredEncoder, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def read_own_base(edit: Edit, checkpoint: Path) -> tuple[CheckpointInfo, BaseMod
     base = read_base(checkpoint)
     if base.digest != edit.base_digest:
         raise BaseMismatchError(
-            f"expected a checkpoint with digest {edit.base_digest}, found {base.digest}; merge into its own base"
+            f"expected a checkpoint with digest {edit.base_digest}, found {base.digest}; an edit fits its own base only"
         )
     return info, base
 

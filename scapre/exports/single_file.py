@@ -16,7 +16,6 @@ from transformers import CLIPTextConfig
 from scapre.checkpoint import CheckpointInfo, inspect_checkpoint
 from scapre.checkpoint.folder import DENOISER_STEM, ENCODER_STEM, weight_files
 from scapre.checkpoint.ldm_layout import (
-    AVERAGED,
     UNET,
     VAE,
     Layout,
@@ -54,7 +53,7 @@ def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, o
     Raises:
         BaseMismatchError: the checkpoint is not the base of the edit.
         UnsupportedArchitectureError: its family has no single-file layout here.
-        CheckpointError: `out` exists, or cannot be written, or the file holds a second copy of the weights.
+        CheckpointError: `out` exists, or cannot be written.
     """
     source, target = Path(checkpoint).resolve(), Path(out).absolute()
     check_apart(source, target)
@@ -63,22 +62,13 @@ def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, o
     info, _ = read_own_base(edit, source)
     with new_file(target, overwrite=overwrite) as building:
         if source.is_file():
-            _copy_edited(info, edit, building)
+            shutil.copyfile(source, building)
+            flip_bits(building, {info.stored_names[name]: edit.changes[name] for name in changed_names(edit)})
         else:
             layout = layout_of(info.pipeline_class, uses_linear_projection=bool(_config(info, "unet").get(_LINEAR)))
             tensors = {**_unet(info, edit), **_vae(info), **_encoders(info, layout)}
             write_tensors(building, tensors, {METADATA_KEY: canonical_json(_origin(info, edit, layout))})
     return target
-
-
-def _copy_edited(info: CheckpointInfo, edit: Edit, building: Path) -> None:
-    if averaged := [name for name in read_header(info.path) if name.startswith(AVERAGED)]:
-        raise CheckpointError(
-            f"{info.path}: found {len(averaged)} tensors {AVERAGED}*, a second copy of the weights that an edit does "
-            "not reach; start from a file without it"
-        )
-    shutil.copyfile(info.path, building)
-    flip_bits(building, {info.stored_names[name]: edit.changes[name] for name in changed_names(edit)})
 
 
 def _unet(info: CheckpointInfo, edit: Edit) -> dict[str, NewTensor]:
@@ -135,6 +125,8 @@ def _stacked(parts: Held) -> NewTensor:
     """Returns one tensor as it is, OpenCLIP's transposed projection, or q, k and v one below the other."""
     order = sorted(parts, key=lambda plain: [part not in plain for part in ("q_proj", "k_proj", "v_proj")])
     pieces = tuple(Piece(*parts[plain]) for plain in order)
+    if len({piece.stored.dtype for piece in pieces}) > 1:
+        raise CheckpointError(f"expected {', '.join(order)} in one type, found several; convert them to one")
     shape = pieces[0].stored.shape
     if order[0] == "text_projection.weight":
         return NewTensor(shape[::-1], pieces, is_transposed=True)

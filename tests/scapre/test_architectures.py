@@ -268,6 +268,10 @@ def _off_load(pipeline: DiffusionPipeline) -> None:
     pipeline.transformer.context_embedder.to("meta")
 
 
+def _off_load_text(pipeline: DiffusionPipeline) -> None:
+    pipeline.text_encoder_2.to("meta")
+
+
 def _other_encoder(pipeline: DiffusionPipeline) -> None:
     pipeline.text_encoder_2 = pipeline.text_encoder
 
@@ -282,6 +286,7 @@ def _no_encoder(pipeline: DiffusionPipeline) -> None:
         (_wrap, r"1 wrapped ones, the first 'context_embedder'"),
         (_quantize, r"context_embedder.weight' in torch.int8; load the model without quantization"),
         (_off_load, r"context_embedder.weight' off-loaded"),
+        (_off_load_text, r"'text_encoder_2.shared.weight' off-loaded"),
         (_other_encoder, r"expected T5EncoderModel as text_encoder_2, found CLIPTextModel"),
         (_no_encoder, r"expected T5EncoderModel as text_encoder_2, found NoneType"),
     ],

@@ -247,7 +247,7 @@ def test_merge_refuses_to_overwrite_and_other_bases(
     with pytest.raises(CheckpointError, match="outside"):
         scapre.merge(edit, checkpoint, checkpoint / "out")
     make_pipeline(seed=1, dtype=torch.float32).save_pretrained(tmp_path / "other")
-    with pytest.raises(BaseMismatchError, match="merge into its own base"):
+    with pytest.raises(BaseMismatchError, match="its own base only"):
         scapre.merge(edit, tmp_path / "other", tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "other", "taken"]
 

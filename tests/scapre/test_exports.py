@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import BUILDERS, build, clip_tokenizer
+from tiny_pipelines import BUILDERS, build, clip_tokenizer, draw
 
 import scapre
 from scapre import (
@@ -54,6 +54,12 @@ def save(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Diffu
 
 def unlearn(checkpoint: Path | SingleFile, **dials) -> Edit:
     return scapre.unlearn(checkpoint, CAT, ["dog"], **{"vocabulary": 0, **dials})
+
+
+def as_single_file(folder: Path) -> Path:
+    """The unedited checkpoint of `folder` as a single file beside it."""
+    nothing = unlearn(folder, erasure_strength=0)
+    return scapre.export_single_file(nothing, folder, folder.parent / f"{folder.name}.safetensors")
 
 
 def rewrite(file: Path, change: Callable[[dict], dict]) -> None:
@@ -93,11 +99,25 @@ def test_a_folder_becomes_a_single_file_with_every_number_as_it_is(family: str, 
     assert len(converted) > 100
 
 
+def test_diffusers_draws_the_same_from_the_single_file(family: str, tmp_path: Path) -> None:
+    pipeline = save(family, tmp_path / "base")
+    edit = unlearn(tmp_path / "base")
+    file = scapre.export_single_file(edit, tmp_path / "base", tmp_path / "out.safetensors")
+    unsafe = {} if family == "stable-diffusion-xl" else {"safety_checker": None}
+    read = type(pipeline).from_single_file(str(file), config=str(tmp_path / "base"), local_files_only=True, **unsafe)
+    assert scapre.base_digest(read) == edit.edited_digest
+    read.set_progress_bar_config(disable=True)
+    before = draw(pipeline, family, "a photo of a cat")
+    edit.apply(pipeline)
+    after = draw(pipeline, family, "a photo of a cat")
+    assert torch.equal(draw(read, family, "a photo of a cat"), after)
+    assert not torch.equal(before, after)
+
+
 def test_folder_and_single_file_have_one_digest_and_one_edit(family: str, tmp_path: Path) -> None:
     save(family, tmp_path / "base")
     edit = unlearn(tmp_path / "base")
-    nothing = unlearn(tmp_path / "base", erasure_strength=0)
-    file = scapre.export_single_file(nothing, tmp_path / "base", tmp_path / "base.safetensors")
+    file = as_single_file(tmp_path / "base")
     folder_info, file_info = scapre.inspect_checkpoint(tmp_path / "base"), scapre.inspect_checkpoint(file)
     assert (folder_info.pipeline_class, folder_info.architecture) == (file_info.pipeline_class, file_info.architecture)
     assert folder_info.projections == file_info.projections
@@ -112,8 +132,7 @@ def test_folder_and_single_file_have_one_digest_and_one_edit(family: str, tmp_pa
 def test_only_the_edited_bytes_of_a_single_file_change(family: str, tmp_path: Path) -> None:
     save(family, tmp_path / "base")
     edit = unlearn(tmp_path / "base")
-    nothing = unlearn(tmp_path / "base", erasure_strength=0)
-    base = scapre.export_single_file(nothing, tmp_path / "base", tmp_path / "base.safetensors")
+    base = as_single_file(tmp_path / "base")
     out = scapre.export_single_file(edit, base, tmp_path / "out.safetensors")
     before, after = base.read_bytes(), out.read_bytes()
     header, info = read_header(base), scapre.inspect_checkpoint(base)
@@ -199,17 +218,18 @@ def test_every_name_of_the_real_unets_is_the_original_one(version: str) -> None:
 
 def test_a_second_averaged_copy_is_never_left_in(tmp_path: Path) -> None:
     save("stable-diffusion-1", tmp_path / "base")
-    edit = unlearn(tmp_path / "base")
-    nothing = unlearn(tmp_path / "base", erasure_strength=0)
-    file = scapre.export_single_file(nothing, tmp_path / "base", tmp_path / "base.safetensors")
+    file = as_single_file(tmp_path / "base")
     rewrite(file, lambda held: {**held, "model_ema.decay": torch.ones(1)})
     with pytest.raises(CheckpointError, match=r"1 tensors model_ema\.\*, a second copy"):
-        scapre.export_single_file(edit, file, tmp_path / "out.safetensors")
-    assert not (tmp_path / "out.safetensors").exists()
+        scapre.inspect_checkpoint(file)
 
 
 def _drop(*parts: str) -> Callable[[dict], dict]:
     return lambda held: {name: tensor for name, tensor in held.items() if not any(part in name for part in parts)}
+
+
+def _halve(part: str) -> Callable[[dict], dict]:
+    return lambda held: {name: tensor[::2].clone() if part in name else tensor for name, tensor in held.items()}
 
 
 @pytest.mark.parametrize(
@@ -221,12 +241,12 @@ def _drop(*parts: str) -> Callable[[dict], dict]:
         (_drop(".0.op."), CheckpointError, "expected a down-sampling"),
         (_drop("layers.1.mlp.fc2.bias"), CheckpointError, "text_encoder lacks 1 weights"),
         (_drop("layers.0.mlp.fc1.weight"), CheckpointError, "text_encoder lacks .*fc1"),
+        (_halve("layers.1.mlp.fc2.weight"), CheckpointError, "could not build text_encoder"),
     ],
 )
 def test_single_files_that_cannot_be_read_are_refused(damage, error: type, message: str, tmp_path: Path) -> None:
     save("stable-diffusion-1", tmp_path / "base")
-    nothing = unlearn(tmp_path / "base", erasure_strength=0)
-    file = scapre.export_single_file(nothing, tmp_path / "base", tmp_path / "base.safetensors")
+    file = as_single_file(tmp_path / "base")
     rewrite(file, damage)
     with pytest.raises(error, match=message):
         scapre.base_digest(file)
@@ -234,10 +254,12 @@ def test_single_files_that_cannot_be_read_are_refused(damage, error: type, messa
 
 def test_heads_a_file_does_not_tell_are_known_or_asked_for(tmp_path: Path) -> None:
     save("stable-diffusion-1", tmp_path / "base")
-    nothing = unlearn(tmp_path / "base", erasure_strength=0)
-    file = scapre.export_single_file(nothing, tmp_path / "base", tmp_path / "base.safetensors")
+    file = as_single_file(tmp_path / "base")
     save_file(load_file(file), file)  # as a file made elsewhere
     with pytest.raises(UnsupportedArchitectureError, match="768, 1024, 1280, found 64, whose attention heads"):
+        scapre.base_digest(file)
+    save_file(load_file(file), file, {"scapre": "[]"})
+    with pytest.raises(CheckpointError, match="expected text encoders in its header"):
         scapre.base_digest(file)
     assert {width: width // 64 for width in (768, 1024, 1280)} == single_file.KNOWN_HEADS
 
@@ -247,8 +269,7 @@ def test_a_pickle_and_a_strange_tokenizer_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pickle model\.ckpt"):
         scapre.inspect_checkpoint(tmp_path / "model.ckpt")
     save("stable-diffusion-1", tmp_path / "base")
-    nothing = unlearn(tmp_path / "base", erasure_strength=0)
-    file = scapre.export_single_file(nothing, tmp_path / "base", tmp_path / "base.safetensors")
+    file = as_single_file(tmp_path / "base")
     with pytest.raises(CheckpointError, match=r"expected a file among tokenizer\.json"):
         unlearn(SingleFile(file, tmp_path / "nothing"))
     larger = clip_tokenizer()

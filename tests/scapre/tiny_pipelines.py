@@ -176,14 +176,15 @@ def stable_diffusion_2(width: int = 32, **changes: Any) -> DiffusionPipeline:
 
 
 def stable_diffusion_xl(width: int = 32, *, clip: Mapping[str, Any] | None = None, **unet: Any) -> DiffusionPipeline:
-    """Returns Stable Diffusion XL: half of `width` comes from each encoder."""
-    first, second, half = clip_tokenizer(), clip_tokenizer(pad_token="!"), width // 2
+    """Returns Stable Diffusion XL: a quarter of `width` comes from the first encoder, the rest from the second."""
+    first, second, narrow = clip_tokenizer(), clip_tokenizer(pad_token="!"), width // 4
+    wide = width - narrow
     added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     blocks = {"layers_per_block": 2, "transformer_layers_per_block": (1, 2), "use_linear_projection": True}
-    shape = {"projection_class_embeddings_input_dim": half + 6 * 8, **added, **blocks}
+    shape = {"projection_class_embeddings_input_dim": wide + 6 * 8, **added, **blocks}
     return StableDiffusionXLPipeline(
-        text_encoder=clip_encoder(first, half, **clip or {}),
-        text_encoder_2=clip_encoder(second, half, projected=True, hidden_act="gelu", **clip or {}),
+        text_encoder=clip_encoder(first, narrow, **clip or {}),
+        text_encoder_2=clip_encoder(second, wide, projected=True, hidden_act="gelu", **clip or {}),
         unet=_unet(width, **shape | unet),
         vae=_vae(),
         tokenizer=first,
