@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scapre.concepts import Concept
 from scapre.embeddings import BARE, EMPTY_PROMPT, PromptEncoder, fill
+from scapre.vocabulary import shapeless_names
 
 NEAREST = "nearest"
 """Value of the dial `anchor` that lets each target become its nearest retained neighbour."""
@@ -92,7 +93,8 @@ def find_neighbours(
 def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, closest: float) -> str:
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
-    A name the engine found must not be nearer than `closest`: what is nearly the target would be drawn as the target.
+    A name the engine found must not be nearer than `closest`, since what is nearly the target would be drawn as the
+    target; and it must name a thing.
     Unsafe content becomes the empty prompt, since what lies near it is seldom better.
     """
     if concept.anchor is not None:
@@ -101,7 +103,8 @@ def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, clo
         return default
     if concept.kind == "unsafe":
         return EMPTY_PROMPT
-    usable = (near.name for near in around if near.is_named or near.cosine <= closest)
+    shapeless = shapeless_names()
+    usable = (n.name for n in around if n.is_named or (n.cosine <= closest and n.name not in shapeless))
     return next(usable, EMPTY_PROMPT)
 
 

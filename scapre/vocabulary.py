@@ -15,9 +15,25 @@ from scapre.concepts import Concept, name_key, word_keys
 @cache
 def everyday_names() -> tuple[str, ...]:
     """Returns the shipped vocabulary, in canonical order."""
-    lines = files("scapre").joinpath("vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    distinct = {name_key(line): line.strip() for line in lines if line.strip()}
+    distinct = {name_key(name): name for section in _sections() for name in section}
     return tuple(distinct[key] for key in sorted(distinct))
+
+
+@cache
+def shapeless_names() -> frozenset[str]:
+    """Returns the entries that name no thing (colours, doings, scenes), so that no target can become one."""
+    return frozenset(_sections()[1])
+
+
+def _sections() -> list[list[str]]:
+    """Returns the names below each heading of the shipped vocabulary: first things, then what is none."""
+    sections: list[list[str]] = []
+    for line in files("scapre").joinpath("vocabulary.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            sections.append([])
+        elif line.strip():
+            sections[-1].append(line.strip())
+    return sections
 
 
 def proposable_names(concepts: Iterable[Concept], retain: Iterable[str], withheld: Iterable[str]) -> tuple[str, ...]:

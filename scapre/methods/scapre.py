@@ -33,7 +33,7 @@ HISTOGRAM_BINS = 10
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(1.0, "η: scales every α_ik; 0 leaves every weight as it is", 0),
-    "ridge": Dial(0.1, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
+    "ridge": Dial(0.05, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),
     "noise": Dial(

@@ -224,12 +224,17 @@ def test_words_the_tokenizer_spells_out_are_strangers(encoder) -> None:
         (Concept("cat", anchor="horse"), "nearest", "horse"),
         (Concept("cat", anchor=""), "nearest", ""),
         (Concept("cat"), "object", "object"),
-        (Concept("cat"), "nearest", "dog"),  # the kitten was found, not named, and is nearly a cat
+        (Concept("cat"), "nearest", "dog"),
         (Concept("cat", kind="unsafe"), "nearest", ""),
     ],
 )
 def test_a_target_becomes_its_anchor_or_its_nearest_retained_name(concept, default: str, anchor: str) -> None:
-    around = [Near("kitten", 0.85, is_named=False), Near("dog", 0.6, is_named=False), Near("horse", 0.5, is_named=True)]
+    around = [
+        Near("kitten", 0.85, is_named=False),  # nearly a cat
+        Near("running", 0.7, is_named=False),  # no thing
+        Near("dog", 0.6, is_named=False),
+        Near("horse", 0.5, is_named=True),
+    ]
     assert choose_anchor(concept, around, default=default, closest=0.8) == anchor
     named = [Near("kitten", 0.85, is_named=True), *around[1:]]
     assert choose_anchor(Concept("cat"), named, default="nearest", closest=0.8) == "kitten"
