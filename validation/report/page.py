@@ -26,7 +26,7 @@ from validation.report.pictures import PAIRS_SHOWN, PictureReader
 _TEMPLATE = "report.html.j2"
 _STYLE = "report.css"
 _EDIT = ("method", "dials", "edit_digest", "base_digest")
-_DIAGNOSTICS = ("retain_named", "retain_found", "warnings", "drift")
+_DIAGNOSTICS = ("anchors", "retain_named", "retain_found", "warnings", "drift")
 _REQUEST = ("request_ids", "plan", "roles")
 _FILTERS = (
     "percent",
