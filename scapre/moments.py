@@ -105,8 +105,9 @@ def encode_text(
         for template, name in concept_prompts(concept):
             prompts += [fill(template, name).text, _anchor_prompt(concept, template, reading.anchor)]
     prompts += _sentences(concepts, named, spread=False)
-    prompts += _sentences(concepts, proposable if reading.vocabulary else (), spread=True)
     encoder.encode(prompts)
+    found = _sentences(concepts, proposable if reading.vocabulary else (), spread=True)
+    encoder.encode(found, padding=reading.padding_slots)
 
 
 def gather_statistics(
