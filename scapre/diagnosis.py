@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from scapre.embeddings import BARE, EncodedPrompt, PromptEncoder, fill
+from scapre.embeddings import BARE, PromptEncoder, fill
 from scapre.errors import InvalidConceptError
 from scapre.moments import Passage, Placed
 from scapre.neighbours import Near
@@ -89,17 +91,18 @@ def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
 
 
 def _is_same(encoder: PromptEncoder, first: str, second: str) -> bool:
-    one, other = (_bare(encoder, name) for name in (first, second))
-    if one.features.shape != other.features.shape:
+    one, other = (_words(encoder, name) for name in (first, second))
+    if one.shape != other.shape:
         return False
-    gap = torch.linalg.vector_norm(one.features.double() - other.features.double())
-    return float(gap) <= SAME_TEXT * float(torch.linalg.vector_norm(one.features.double()))
+    gap = torch.linalg.vector_norm(one - other)
+    return float(gap) <= SAME_TEXT * float(torch.linalg.vector_norm(one))
 
 
-def _bare(encoder: PromptEncoder, name: str) -> EncodedPrompt:
+def _words(encoder: PromptEncoder, name: str) -> Float[Tensor, "slots d_in"]:
+    """Returns the features of the bare name, padding left out."""
     text = fill(BARE, name).text
-    encoder.encode([text])
-    return encoder[text]
+    encoder.encode([text], padding=0)
+    return encoder[text].features[encoder[text].rows_read(0)].double()
 
 
 def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -> Iterator[str]:

@@ -1,15 +1,16 @@
 """From names to token features: prompts, tokens, and the slots that carry a concept.
 
 Guarantees:
-    1. Each distinct prompt is encoded once, in float32 or better; no gradient is kept. Batches are encoded side by
-       side, each by one CPU thread, so that the same bytes come out whatever the number of threads.
+    1. Each distinct prompt is encoded once (again only if more of its padding is asked for), in float32 or better.
+       Batches are encoded side by side, each by one CPU thread, so that the same bytes come out whatever the number of
+       threads.
     2. Where attention is causal, slots start at the last token of the concept's name: what comes before never saw it,
        and everything after it (rest of the sentence, end token, padding) carries it. Where it is not, all slots do.
     3. No randomness is consumed.
 """
 
 import zlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,24 +80,40 @@ class PromptEncoder:
         self._text = text
         self._reader: TextSource | None = None
         self._encoded: dict[str, EncodedPrompt] = {}
+        self._thinned: set[str] = set()
 
     def __getitem__(self, prompt: str) -> EncodedPrompt:
         """Returns the features of a prompt given to `encode` before."""
         return self._encoded[prompt]
 
-    def encode(self, prompts: Iterable[str]) -> None:
-        """Encodes the prompts that are new, in canonical order."""
-        pending = sorted(set(prompts) - set(self._encoded))
+    def encode(self, prompts: Iterable[str], *, padding: int | None = None) -> None:
+        """Encodes the prompts that are new, in canonical order.
+
+        Args:
+            prompts: what to encode.
+            padding: how many padding slots of each run are kept, spread evenly; all of them if `None`. A long list of
+                prompts that are only ever read by themselves needs no more than are read.
+        """
+        held = set(self._encoded) if padding is not None else set(self._encoded) - self._thinned
+        pending = sorted(set(prompts) - held)
         if not pending:
             return
+        self._encoded.update(self._read(pending, padding))
+        self._thinned = self._thinned - set(pending) if padding is None else self._thinned | set(pending)
+
+    def _read(self, prompts: Sequence[str], padding: int | None) -> Iterator[tuple[str, EncodedPrompt]]:
         reader = self._reader = self._reader or self._text.in_float32()
-        batches = [pending[start : start + BATCH_PROMPTS] for start in range(0, len(pending), BATCH_PROMPTS)]
+        batches = [prompts[start : start + BATCH_PROMPTS] for start in range(0, len(prompts), BATCH_PROMPTS)]
         workers = min(allowed_threads(), MOST_WORKERS) if _is_on_cpu(reader) else 1
+
+        @torch.no_grad()  # entered anew in each thread: those of a pool start with gradients
+        def read(batch: Sequence[str]) -> list[EncodedPrompt]:
+            encoded = reader.encode(batch)
+            return encoded if padding is None else [prompt.thinned(padding) for prompt in encoded]
+
         with _evaluating(reader.modules.values()), single_threaded(), ThreadPoolExecutor(workers) as pool:
-            # entered anew in each thread: those of a pool start with gradients
-            results = pool.map(torch.no_grad()(reader.encode), batches)
-            for batch, encoded in zip(batches, results, strict=True):
-                self._encoded.update(zip(batch, encoded, strict=True))
+            for batch, encoded in zip(batches, pool.map(read, batches), strict=True):
+                yield from zip(batch, encoded, strict=True)
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
         """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.

@@ -75,13 +75,11 @@ class Passage:
     """Sentences of each group of retained text."""
 
     @property
-    def prompts(self) -> Iterator[str]:
-        """Every sentence."""
+    def aligned_prompts(self) -> Iterator[str]:
+        """Every sentence that is aligned with another, slot by slot, padding included."""
         for placed in self.targets:
             for sentence, others in placed.sentences:
                 yield from (sentence.text, *others)
-        for sentences in self.retained.values():
-            yield from sentences
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def read_text(
     """Chooses anchors, neighbours and retained text, and encodes every sentence of them, each once."""
     proposable = proposable if reading.vocabulary else ()
     names = [*named, *proposable, *(name for concept in concepts for name in concept.names)]
-    encoder.encode([EMPTY_PROMPT, *(fill(BARE, name).text for name in names)])
+    encoder.encode((fill(BARE, name).text for name in names), padding=reading.padding_slots)
     near = find_neighbours(
         encoder,
         concepts,
@@ -167,7 +165,8 @@ def read_text(
             "general": [EMPTY_PROMPT],
         },
     )
-    encoder.encode(passage.prompts)
+    encoder.encode(passage.aligned_prompts)
+    encoder.encode((text for texts in passage.retained.values() for text in texts), padding=reading.padding_slots)
     return passage
 
 

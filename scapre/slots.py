@@ -100,6 +100,16 @@ class EncodedPrompt:
         """Returns the rows of up to `count` padding slots of each run, spread evenly over the padding."""
         return [row for run in self.runs for row in run.padding_rows(count)]
 
+    def thinned(self, padding: int) -> "EncodedPrompt":
+        """Returns the prompt with what `rows_read` reads and nothing else, in memory of its own."""
+        runs: list[Run] = []
+        rows = 0
+        for run in self.runs:
+            kept = tuple(run.slot(row) for row in run.padding_rows(padding))
+            runs.append(replace(run, padding=kept, first_row=rows))
+            rows += runs[-1].row_count
+        return EncodedPrompt(self.features[self.rows_read(padding)], tuple(runs))
+
     def rows_read(self, padding: int) -> list[int]:
         """Returns the rows of every token, and of up to `padding` padding slots of each run."""
         return [

@@ -24,7 +24,7 @@ BATCH_TOKENS = 32 * 77
 """Tokens an encoder is given at once, which bounds its memory."""
 _HALF = (torch.float16, torch.bfloat16)
 _TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
-Module = TypeVar("Module", bound=nn.Module)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class TextSource(Protocol):
@@ -315,5 +315,5 @@ def plain_name(name: str) -> str:
     return name.removeprefix("text_model.")
 
 
-def _in_float32(module: Module) -> Module:
+def _in_float32(module: _Module) -> _Module:
     return copy.deepcopy(module).float() if next(module.parameters()).dtype in _HALF else module

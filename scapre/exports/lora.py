@@ -10,7 +10,7 @@ A LoRA only approximates the edit that was judged, and whoever uses the model mu
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import canonical_json
+from scapre.determinism import single_threaded
 from scapre.edit import Edit
 from scapre.errors import DialError
 from scapre.exports.base import changed_names, check_apart, read_own_base
@@ -77,7 +78,8 @@ def export_lora(
     highest = min(min(weight.shape) for weight in base.projections.values())
     if not 1 <= rank <= highest:
         raise DialError(f"expected a rank of at least 1 and at most {highest}, found {rank}")
-    found = {name: approximate(edit.delta(name, base.projections[name]), rank=rank) for name in changed_names(edit)}
+    with single_threaded():
+        found = {name: approximate(edit.delta(name, base.projections[name]), rank=rank) for name in changed_names(edit)}
     tensors = {key: held for name in found for key, held in _named(name, found[name], rank).items()}
     origin = {"base_digest": edit.base_digest, "edit_digest": edit.digest, "rank": rank}
     with new_file(target, overwrite=overwrite) as building:
@@ -94,8 +96,11 @@ def export_lora(
 def approximate(change: Float[Tensor, "d_out d_in"], *, rank: int) -> Approximation:
     """Returns the best product of rank `rank` for a change, in float32, and the error that product has.
 
-    B A = Δ V Vᵀ with the leading eigenvectors V of ΔᵀΔ, both factors scaled alike.
+    B A = Δ V Vᵀ with the leading eigenvectors V of ΔᵀΔ (of ΔΔᵀ where that is smaller), both factors scaled alike.
     """
+    if change.shape[0] < change.shape[1]:
+        turned = approximate(change.mT, rank=rank)
+        return replace(turned, down=turned.up.mT.contiguous(), up=turned.down.mT.contiguous())
     squares, vectors = torch.linalg.eigh(change.mT @ change)
     squares = squares.flip(0).clamp_min(0.0)
     basis = vectors.flip(1)[:, :rank]

@@ -90,6 +90,20 @@ def test_batches_side_by_side_give_the_bytes_of_one_after_another(pipeline) -> N
     assert not encoders[1][prompts[0]].features.requires_grad
 
 
+def test_prompts_read_only_by_themselves_keep_no_more_padding_than_is_read(pipeline, encoder) -> None:
+    encoder.encode(["cat", "dog"])
+    whole = encoder["dog"]
+    thin = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
+    thin.encode(["cat", "dog"], padding=2)
+    assert thin["dog"].features.shape == (3 + 2, 32)
+    assert torch.equal(thin["dog"].features, whole.features[whole.rows_read(2)])
+    thin.encode(["dog"])  # now all of it is asked for
+    assert thin["dog"].features.shape == whole.features.shape
+    thin.encode(["dog"], padding=2)
+    assert thin["dog"].features.shape == whole.features.shape
+    assert len(thin["cat"].features) == 5
+
+
 def test_slots_start_at_the_last_token_of_the_name(encoder) -> None:
     encoder.encode(["a picture in van gogh style"])
     filled = fill("a picture in {} style", "van gogh")
@@ -152,6 +166,10 @@ def test_rows_slots_and_alignment_stay_within_their_run(first, second, padding: 
     read = first.rows_read(padding)
     assert len(set(read)) == len(read) == sum(run.end + 1 + min(padding, len(run.padding)) for run in first.runs)
     assert first.rows_from([0, 0], padding) == read
+    thinned = first.thinned(padding)
+    assert torch.equal(thinned.features, first.features[read])
+    assert thinned.rows_read(padding) == list(range(len(read)))
+    assert [run.end for run in thinned.runs] == [run.end for run in first.runs]
     assert first.rows_read(99) == list(everywhere)
 
 
