@@ -27,7 +27,7 @@ from scapre.errors import SingularSystemError
 from scapre.moments import TargetSlots
 from scapre.solver import Regularizer, finite
 
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
 DIRECT_UNKNOWNS = 48
 """Unknowns per row up to which a factorization per row is faster than iterating."""
 MOST_ITERATIONS = 100
@@ -61,7 +61,11 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     unchanged, and cut after `rank`: exact when `rank` reaches the number of slots.
     """
     most = usable_rank(targets, rank)
-    features = regularizer.matrix.new_zeros(len(targets), most, len(regularizer.matrix))
+    width = len(regularizer.matrix)
+    dtype = precision(len(targets), rank=most, width=width)  # of the choice of directions only
+    identity = torch.eye(width, dtype=torch.float64, device=regularizer.matrix.device)
+    inverse = torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
+    features = identity.new_zeros(len(targets), most, width)
     anchors = torch.zeros_like(features)
     for first in range(0, len(targets), TARGETS_AT_ONCE):
         batch = targets[first : first + TARGETS_AT_ONCE]
@@ -70,9 +74,8 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
         for k, target in enumerate(batch):
             root = target.weights.double().sqrt().unsqueeze(1)
             columns[k, : len(root)], turned[k, : len(root)] = root * target.features, root * target.anchors
-        whitened = torch.linalg.solve_triangular(regularizer.factor, columns.flatten(0, 1).mT, upper=False)
-        whitened = whitened.mT.unflatten(0, columns.shape[:2])
-        mixing = torch.linalg.eigh(whitened @ whitened.mT).eigenvectors.flip(2)[:, :, :most].mT
+        whitened = columns.to(dtype) @ inverse
+        mixing = torch.linalg.eigh((whitened @ whitened.mT).double()).eigenvectors.flip(2)[:, :, :most].mT
         chosen = slice(first, first + len(batch))
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned

@@ -15,7 +15,8 @@ from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
 from scapre.methods import Problem, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Statistics, TargetSlots, encode_text, gather_statistics
+from scapre.moments import Statistics, encode_text, gather_statistics
+from scapre.responses import ResponseMoments
 from scapre.vocabulary import proposable_names
 
 LARGE_DRIFT = 1.0
@@ -92,6 +93,7 @@ def _stack_rows(base: BaseModel, statistics: Statistics) -> Problem:
 
 def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, Any]:
     statistics, base = problem.statistics, problem.base
+    moments = ResponseMoments.of(base, delta)
     drift = {
         name: _ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }
@@ -104,31 +106,15 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
         )
     return {
         "drift": drift,
-        "residual_response": {t.concept.name: _residual(base, delta, t) for t in statistics.targets},
+        "residual_response": {t.concept.name: moments.residual(t) for t in statistics.targets},
         "retained_response": _ratio(moved, response),
-        "neighbour_response": {t.concept.name: _neighbour_change(base, delta, t) for t in statistics.targets},
+        "neighbour_response": {t.concept.name: moments.neighbour_change(t) for t in statistics.targets},
         "neighbours": {t.concept.name: list(t.neighbours) for t in statistics.targets},
         "retain_named": list(statistics.retained.named),
         "retain_found": list(statistics.retained.found),
         "synonyms_left_out": list(statistics.retained.synonyms),
         "warnings": warnings,
     }
-
-
-def _residual(base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"], target: TargetSlots) -> float:
-    """Returns how far the target's response is from its anchor's, after over before: 0 is forgotten, 1 untouched."""
-    gap = base @ (target.features - target.anchors).mT
-    left = gap + delta @ target.features.mT
-    return _ratio(left.square().sum(dim=0) @ target.weights, gap.square().sum(dim=0) @ target.weights)
-
-
-def _neighbour_change(
-    base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"], target: TargetSlots
-) -> float:
-    """Returns how far the nearest neighbour's response moved, in units of its distance to the target's response."""
-    neutral = target.neutrals[0]
-    moved, gap = delta @ neutral.mT, base @ (target.features - neutral).mT
-    return _ratio(moved.square().sum(dim=0) @ target.weights, gap.square().sum(dim=0) @ target.weights)
 
 
 def _ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:

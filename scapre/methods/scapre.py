@@ -113,7 +113,7 @@ def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows tar
 def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targets"]:
     targets, rows = problem.statistics.targets, decoupler.unit_rows(problem.base, dtype)
     kept = decoupler.directions_kept(len(targets))
-    contrasts = rows.new_empty(len(rows), len(targets))
+    contrasts = rows.rows.new_empty(len(problem.base), len(targets))
     for first in range(0, len(targets), TARGETS_AT_ONCE):
         batch = targets[first : first + TARGETS_AT_ONCE]
         contrasts[:, first : first + len(batch)] = decoupler.nearest_contrasts(rows, batch, kept=kept)
