@@ -5,7 +5,9 @@ Minimized, rows i and targets k (see `scapre.solver` for the legend):
     Σ_i { (w_i − w0_i)ᵀ G0 (w_i − w0_i) + Σ_k η α_ik Σ_t ω_kt (w_iᵀ c_kt − w0_iᵀ c'_kt)² },  Σ_t ω_kt = 1
     G0 = λ (E/d_in) I + λ_p K0 + λ_r E R̂,  E = tr K0 (so that the dials mean the same for every text encoder)
 
-followed by the geometry alignment of the rows that moved.
+followed by the geometry alignment of the rows that moved. Each target's slots are cut to `rank` directions first.
+Beyond d_in directions in all, only the first of a target's keep row weights of their own, the others take the row's mean
+over targets; and contrasts are measured along their strongest directions (`scapre.row_systems`, `scapre.decoupler`).
 """
 
 from collections.abc import Mapping
