@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scapre.moments import TargetSlots
@@ -23,8 +23,19 @@ HALF_INFORMATION = 2.4530
 """d' at which a channel carries half of ln 2."""
 ALL_DIRECTIONS = 512
 """Principal directions of contrasts over all targets together; up to some ten targets none is cut off."""
+MEDIAN_SAMPLE = 1 << 21
+"""Contrasts that are enough to take the median of."""
 FEWEST_DIRECTIONS = 4
 """Principal directions of one target, however many targets there are."""
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """Rows at unit length."""
+
+    rows: Float[Tensor, "rows d_in"]
+    is_empty: Bool[Tensor, "rows 1"]
+    """Rows that were all zero, and still are."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +67,17 @@ def principal_contrasts(
     return Contrasts(directions, cut / weighted.shape[2])
 
 
-def row_contrasts(unit_rows: Float[Tensor, "rows d_in"], contrasts: Contrasts) -> Float[Tensor, "rows targets"]:
-    """Returns d' for ς = 1 of rows of unit length (or 0: they answer 0)."""
+def row_contrasts(rows: UnitRows, contrasts: Contrasts) -> Float[Tensor, "rows targets"]:
+    """Returns d' for ς = 1 of every row and target; 0 for an empty row."""
     count, kept, width = contrasts.directions.shape
-    flat = contrasts.directions.reshape(count * kept, width).to(unit_rows)
-    squared = (unit_rows @ flat.mT).square_().unflatten(1, (count, kept)).sum(dim=2)
-    is_empty = ~unit_rows.any(dim=1, keepdim=True)
-    return squared.add_(contrasts.remainder.to(unit_rows)).sqrt_().masked_fill_(is_empty, 0.0)
+    flat = contrasts.directions.transpose(0, 1).reshape(kept * count, width).to(rows.rows)
+    squared = (rows.rows @ flat.mT).square_().unflatten(1, (kept, count)).sum(dim=1)
+    squared += contrasts.remainder.to(squared)
+    return squared.sqrt_().masked_fill_(rows.is_empty, 0.0)
 
 
 def nearest_contrasts(
-    rows: Float[Tensor, "rows d_in"], targets: Sequence[TargetSlots], *, kept: int, against_anchor: bool = False
+    rows: UnitRows, targets: Sequence[TargetSlots], *, kept: int, against_anchor: bool = False
 ) -> Float[Tensor, "rows targets"]:
     """Returns each target's smallest d' over its neutrals (or its anchor): a row must tell it from all of them."""
     neutrals = [(target.anchors,) if against_anchor else target.neutrals for target in targets]
@@ -82,16 +93,21 @@ def nearest_contrasts(
     return nearest
 
 
-def unit_rows(weight: Float[Tensor, "rows d_in"], dtype: torch.dtype) -> Float[Tensor, "rows d_in"]:
-    """Returns the rows at unit length in `dtype`; an all-zero row stays zero."""
-    return torch.nn.functional.normalize(weight, dim=1, eps=torch.finfo(weight.dtype).tiny).to(dtype)
+def unit_rows(weight: Float[Tensor, "rows d_in"], dtype: torch.dtype) -> UnitRows:
+    """Returns the rows at unit length in `dtype`."""
+    norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+    return UnitRows((weight / norms.clamp_min(torch.finfo(weight.dtype).tiny)).to(dtype), norms == 0.0)
 
 
-def spreading_noise(contrasts: Float[Tensor, "..."]) -> float:
-    """Returns the ς at which the median channel carries half of ln 2, so that relevance is spread over (0, 1)."""
+def spreading_noise(contrasts: Float[Tensor, "rows ..."]) -> float:
+    """Returns the ς at which the median channel carries half of ln 2, so that relevance is spread over (0, 1).
+
+    Of more than `MEDIAN_SAMPLE` values, the median is that of every n-th row.
+    """
     if not contrasts.numel():
         return 1.0
-    median = float(contrasts.reshape(-1).kthvalue((contrasts.numel() + 1) // 2).values)
+    sample = contrasts[:: -(-contrasts.numel() // MEDIAN_SAMPLE)].reshape(-1)
+    median = float(sample.kthvalue((len(sample) + 1) // 2).values)
     return median / HALF_INFORMATION if median > 0 else 1.0
 
 

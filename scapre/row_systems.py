@@ -11,26 +11,28 @@ conjugate gradients, preconditioned by it, do the rest for many rows at once; no
 
 Guarantees:
     1. A row whose weights are all 0 gets δ = 0 exactly.
-    2. Each row's relative error in the norm of its own objective is at most `TOLERANCE` of the precision used: float64
-       while targets × rank ≤ d_in, float32 above. The objective is then within the square of that of its minimum.
-    3. Memory besides weights and answer does not depend on the number of rows.
+    2. Each row's estimated relative error, in the norm of its own objective, is at most `TOLERANCE` of the precision
+       used: float64 while targets × rank ≤ d_in, float32 above. The objective then falls by all that it can, but for a
+       share of the square of that.
+    3. Memory besides row weights and answer does not depend on the number of rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scapre.errors import SingularSystemError
 from scapre.moments import TargetSlots
 from scapre.solver import Regularizer, finite
 
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
 DIRECT_UNKNOWNS = 48
 """Unknowns per row up to which a factorization per row is faster than iterating."""
-MOST_ITERATIONS = 100
+MOST_ITERATIONS = 300
+"""Iterations after which a block's remaining rows are factorized one by one."""
 TARGETS_AT_ONCE = 64
 ROWS_AT_ONCE = 1024
 
@@ -61,18 +63,21 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     unchanged, and cut after `rank`: exact when `rank` reaches the number of slots.
     """
     most = usable_rank(targets, rank)
-    features = regularizer.matrix.new_zeros(len(targets), most, len(regularizer.matrix))
+    width = len(regularizer.matrix)
+    dtype = precision(len(targets), rank=most, width=width)  # only which directions are chosen depends on it
+    identity = torch.eye(width, dtype=torch.float64, device=regularizer.matrix.device)
+    inverse = torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
+    features = identity.new_zeros(len(targets), most, width)
     anchors = torch.zeros_like(features)
     for first in range(0, len(targets), TARGETS_AT_ONCE):
         batch = targets[first : first + TARGETS_AT_ONCE]
         longest = max(len(target.weights) for target in batch)
-        columns, turned = (features.new_zeros(len(batch), longest, features.shape[2]) for _ in range(2))
+        columns, turned = (features.new_zeros(len(batch), longest, width) for _ in range(2))
         for k, target in enumerate(batch):
             root = target.weights.double().sqrt().unsqueeze(1)
             columns[k, : len(root)], turned[k, : len(root)] = root * target.features, root * target.anchors
-        whitened = torch.linalg.solve_triangular(regularizer.factor, columns.flatten(0, 1).mT, upper=False)
-        whitened = whitened.mT.unflatten(0, columns.shape[:2])
-        mixing = torch.linalg.eigh(whitened @ whitened.mT).eigenvectors.flip(2)[:, :, :most].mT
+        whitened = columns.to(dtype) @ inverse
+        mixing = torch.linalg.eigh((whitened @ whitened.mT).double()).eigenvectors.flip(2)[:, :, :most].mT
         chosen = slice(first, first + len(batch))
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
@@ -188,10 +193,7 @@ class _Block:
         for row in chosen.nonzero().flatten().tolist():
             system = features.mT @ (self._excess[row].double().unsqueeze(1) * features)
             factor, failed_at = torch.linalg.cholesky_ex(system + torch.diag(self.diagonal[row].double()))
-            if bool(failed_at):
-                raise SingularSystemError(
-                    "the rows' systems are not positive definite; raise ridge or lower erasure_strength"
-                )
+            _refuse(failed_at)
             step = torch.cholesky_solve(self.residual[row].double().unsqueeze(1), factor).squeeze(1)
             answers.append((self.guess[row] + step).to(self.guess.dtype))
         return torch.stack(answers)
@@ -233,21 +235,22 @@ def _factorize_each_row(
 
     There Γ = Fᵀ G0⁻¹ F, D = diag(α_i) with each target's weight repeated over its directions, and y = (A − F)ᵀ w0_i.
     """
-    stacked, anchors = factors.features.flatten(0, 1).mT, factors.anchors.flatten(0, 1).mT
-    roots = row_weights.double().sqrt().repeat_interleave(factors.features.shape[1], dim=1)
+    stacked, rank = factors.features.flatten(0, 1).mT, factors.features.shape[1]
+    shift = factors.anchors.flatten(0, 1).mT - stacked
     solved = torch.cholesky_solve(stacked, regularizer.factor)
     gamma = stacked.mT @ solved
     identity = torch.eye(len(gamma), dtype=gamma.dtype, device=gamma.device)
-    wanted = base @ (anchors - stacked)
-    coefficients = torch.empty_like(wanted)
+    delta = torch.empty_like(base)
     for first in range(0, len(base), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
-        root = roots[rows]
+        root = row_weights[rows].double().sqrt().repeat_interleave(rank, dim=1)
         factor, failed_at = torch.linalg.cholesky_ex(identity + root.unsqueeze(2) * gamma * root.unsqueeze(1))
-        if bool(failed_at.any()):
-            raise SingularSystemError(
-                "the rows' systems are not positive definite; raise ridge or lower erasure_strength"
-            )
-        right = (root * wanted[rows]).unsqueeze(2)
-        coefficients[rows] = root * torch.cholesky_solve(right, factor).squeeze(2)
-    return coefficients @ solved.mT
+        _refuse(failed_at)
+        right = (root * (base[rows] @ shift)).unsqueeze(2)
+        delta[rows] = (root * torch.cholesky_solve(right, factor).squeeze(2)) @ solved.mT
+    return finite(delta)
+
+
+def _refuse(failed_at: Int[Tensor, "*rows"]) -> None:
+    if bool(failed_at.any()):
+        raise SingularSystemError("the rows' systems are not positive definite; raise ridge or lower erasure_strength")

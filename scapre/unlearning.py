@@ -26,7 +26,8 @@ from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
 from scapre.methods import Method, Problem, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Passage, Reading, Statistics, TargetSlots, gather_statistics, read_text
+from scapre.moments import Passage, Reading, Statistics, gather_statistics, read_text
+from scapre.responses import ResponseMoments
 from scapre.vocabulary import proposable_names
 
 LARGE_DRIFT = 1.0
@@ -157,6 +158,7 @@ def _stack_rows(base: BaseModel, statistics: Statistics) -> Problem:
 
 def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, Any]:
     statistics, base = problem.statistics, problem.base
+    moments = ResponseMoments.of(base, delta)
     drift = {
         name: _ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }
@@ -169,31 +171,15 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
         )
     return {
         "drift": drift,
-        "residual_response": {t.name: _residual(base, delta, t) for t in statistics.targets},
+        "residual_response": {t.name: moments.residual(t) for t in statistics.targets},
         "retained_response": _ratio(moved, response),
-        "neighbour_response": {t.name: _neighbour_change(base, delta, t) for t in statistics.targets},
+        "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
         "warnings": warnings,
     }
 
 
 def _neighbours(passage: Passage) -> dict[str, list[str]]:
     return {placed.concept.name: [near.name for near in placed.neighbours] for placed in passage.targets}
-
-
-def _residual(base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"], target: TargetSlots) -> float:
-    """Returns how far the target's response is from its anchor's, after over before: 0 is forgotten, 1 untouched."""
-    gap = base @ (target.features - target.anchors).mT
-    left = gap + delta @ target.features.mT
-    return _ratio(left.square().sum(dim=0) @ target.weights, gap.square().sum(dim=0) @ target.weights)
-
-
-def _neighbour_change(
-    base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"], target: TargetSlots
-) -> float:
-    """Returns how far the nearest neighbour's response moved, in units of its distance to the target's response."""
-    neutral = target.neutrals[0]
-    moved, gap = delta @ neutral.mT, base @ (target.features - neutral).mT
-    return _ratio(moved.square().sum(dim=0) @ target.weights, gap.square().sum(dim=0) @ target.weights)
 
 
 def _ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:

@@ -15,7 +15,6 @@ eigenvalue of W0ᵀW0, every round from W0. Its extra term that keeps c* from di
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -26,6 +25,7 @@ from scapre.determinism import Stopwatch
 from scapre.methods import uce
 from scapre.methods.base import Dial, Dials, Method, Problem, Solution, slot_batches, slot_moments
 from scapre.moments import Statistics
+from scapre.responses import ResponseMoments
 
 DIALS: Mapping[str, Dial] = {
     **uce.DIALS,
@@ -34,28 +34,11 @@ DIALS: Mapping[str, Dial] = {
 }
 
 
-@dataclass(frozen=True)
-class RowMoments:
-    """Second moments over all rows; with them no slot ever meets a row."""
-
-    edited: Float[Tensor, "d_in d_in"]
-    """WᵀW."""
-    cross: Float[Tensor, "d_in d_in"]
-    """WᵀW0."""
-    base: Float[Tensor, "d_in d_in"]
-    """W0ᵀW0."""
-
-    def attack(self, ridge: float) -> Float[Tensor, "d_in d_in"]:
-        """Returns the map c → c* = (WᵀW + ρ I)⁻¹ WᵀW0 c, with ρ = `ridge` times the mean eigenvalue of W0ᵀW0."""
-        identity = torch.eye(len(self.base), dtype=self.base.dtype, device=self.base.device)
-        return torch.linalg.solve(self.edited + ridge * torch.trace(self.base) / len(self.base) * identity, self.cross)
-
-    def distance_squared(
-        self, feature: Float[Tensor, "slots d_in"], anchor: Float[Tensor, "slots d_in"]
-    ) -> Float[Tensor, ""]:
-        """Returns Σ ‖W x − W0 c'‖² over pairs of a feature x and an anchor c'."""
-        own = (feature @ self.edited * feature).sum() + (anchor @ self.base * anchor).sum()
-        return (own - 2.0 * (feature @ self.cross * anchor).sum()).clamp_min(0.0)
+def attack_map(moments: ResponseMoments, ridge: float) -> Float[Tensor, "d_in d_in"]:
+    """Returns the map c → c* = (WᵀW + ρ I)⁻¹ WᵀW0 c, with ρ = `ridge` times the mean eigenvalue of W0ᵀW0."""
+    edited = moments.base + moments.cross + moments.cross.mT + moments.change
+    penalty = ridge * float(torch.trace(moments.base)) / len(moments.base)
+    return torch.linalg.solve(solver.add_ridge(edited, penalty), moments.base + moments.cross.mT)
 
 
 def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
@@ -69,27 +52,25 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         delta = uce.move_rows(base, regularizer, strength * shift)
     regained = []
     with clock.phase("refine"):
-        base_moment = base.mT @ base
         for _ in range(int(dials["rounds"]) if statistics.targets and strength else 0):
-            edited = base + delta
-            moments = RowMoments(edited.mT @ edited, edited.mT @ base, base_moment)
-            attack = moments.attack(float(dials["attack_ridge"]))
+            moments = ResponseMoments.of(base, delta)
+            attack = attack_map(moments, float(dials["attack_ridge"]))
+            regained.append(_regained_share(statistics, moments, attack))
             for batch in slot_batches(statistics):
                 attacks = batch.features @ attack.mT
                 gram, shift = gram + attacks.mT @ attacks, shift + (batch.anchors - attacks).mT @ attacks
-            regained.append(_regained_share(statistics, moments, attack))
             regularizer = solver.factorize(strength * gram + kept)
             delta = uce.move_rows(base, regularizer, strength * shift)
     return Solution(delta, {"condition_number": regularizer.condition, "regained_response": regained})
 
 
-def _regained_share(statistics: Statistics, moments: RowMoments, attack: Float[Tensor, "d_in d_in"]) -> float:
+def _regained_share(statistics: Statistics, moments: ResponseMoments, attack: Float[Tensor, "d_in d_in"]) -> float:
     """Returns how far the attacks answer from the anchors, in units of the targets' distance before the edit."""
-    unedited = RowMoments(moments.base, moments.base, moments.base)
     after = before = 0.0
     for batch in slot_batches(statistics):
-        after += float(moments.distance_squared(batch.features @ attack.mT, batch.anchors))
-        before += float(unedited.distance_squared(batch.features, batch.anchors))
+        attacks, gap = batch.features @ attack.mT, batch.features - batch.anchors
+        after += float(moments.squared(attacks - batch.anchors, attacks).sum())
+        before += float(moments.squared(gap, torch.zeros_like(gap)).sum())
     return (after / before) ** 0.5 if before > 0 else 0.0
 
 

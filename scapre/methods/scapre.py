@@ -5,7 +5,9 @@ Minimized, rows i and targets k (see `scapre.solver` for the legend):
     Σ_i { (w_i − w0_i)ᵀ G0 (w_i − w0_i) + Σ_k η α_ik Σ_t ω_kt (w_iᵀ c_kt − w0_iᵀ c'_kt)² },  Σ_t ω_kt = 1
     G0 = λ (E/d_in) I + λ_p K0 + λ_r E R̂,  E = tr K0 (so that the dials mean the same for every text encoder)
 
-followed by the geometry alignment of the rows that moved.
+followed by the geometry alignment of the rows that moved. Each target's slots are cut to `rank` directions first.
+Beyond d_in directions in all, only a target's first ones keep row weights of their own, the others take the row's mean
+over targets; and contrasts are measured along their strongest directions (`scapre.row_systems`, `scapre.decoupler`).
 """
 
 from collections.abc import Mapping
@@ -113,7 +115,7 @@ def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows tar
 def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targets"]:
     targets, rows = problem.statistics.targets, decoupler.unit_rows(problem.base, dtype)
     kept = decoupler.directions_kept(len(targets))
-    contrasts = rows.new_empty(len(rows), len(targets))
+    contrasts = rows.rows.new_empty(len(problem.base), len(targets))
     for first in range(0, len(targets), TARGETS_AT_ONCE):
         batch = targets[first : first + TARGETS_AT_ONCE]
         contrasts[:, first : first + len(batch)] = decoupler.nearest_contrasts(rows, batch, kept=kept)

@@ -76,7 +76,7 @@ def test_contrasts_equal_the_sum_over_slots(seed: int, slots: int, kept: int) ->
 def test_what_is_cut_off_enters_as_its_mean(seed: int, kept: int) -> None:
     # over an orthonormal set of rows the mean is exact, whatever is cut
     contrast, omega = normal(seed, 12, 6), torch.full((12,), 1 / 12, dtype=torch.float64)
-    rows = torch.linalg.qr(normal(seed + 1, 6, 6)).Q
+    rows = decoupler.unit_rows(torch.linalg.qr(normal(seed + 1, 6, 6)).Q, torch.float64)
     found = decoupler.row_contrasts(rows, decoupler.principal_contrasts([contrast], [omega], kept))
     assert float(found.square().sum()) == pytest.approx(float((omega @ contrast.square()).sum()), rel=1e-9)
 
@@ -92,6 +92,15 @@ def test_cutting_contrasts_off_moves_relevance_little() -> None:
 
     apart = [float((alpha(kept) - alpha(99)).square().mean().sqrt()) for kept in (1, decoupler.FEWEST_DIRECTIONS)]
     assert apart[1] < 0.03 < apart[0]
+
+
+def test_median_of_very_many_contrasts_is_taken_of_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    contrasts = normal(0, 4001, 3).abs()
+    exact = decoupler.spreading_noise(contrasts)
+    monkeypatch.setattr(decoupler, "MEDIAN_SAMPLE", 3000)
+    sampled = decoupler.spreading_noise(contrasts)
+    assert sampled == decoupler.spreading_noise(contrasts[::5].contiguous())
+    assert sampled != exact == pytest.approx(sampled, rel=0.05)
 
 
 def test_few_targets_are_never_cut() -> None:

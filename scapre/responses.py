@@ -1,0 +1,61 @@
+"""How far responses moved, from the rows' second moments: no slot ever meets a row.
+
+Legend: W0 the base rows, Δ the change, p and q two features. Summed over all rows,
+
+    ‖W0 p + Δ q‖² = pᵀ B p + 2 pᵀ X q + qᵀ D q,   B = W0ᵀW0,   X = W0ᵀΔ,   D = ΔᵀΔ,
+
+so that thousands of slots cost d_in² each instead of rows × d_in. Exact to rounding of the larger terms: a distance
+below 1e-7 of what it is compared with is noise.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from scapre.moments import TargetSlots
+
+
+@dataclass(frozen=True)
+class ResponseMoments:
+    """Second moments of base rows and change."""
+
+    base: Float[Tensor, "d_in d_in"]
+    """B = W0ᵀW0."""
+    cross: Float[Tensor, "d_in d_in"]
+    """X = W0ᵀΔ."""
+    change: Float[Tensor, "d_in d_in"]
+    """D = ΔᵀΔ."""
+
+    @classmethod
+    def of(cls, base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"]) -> "ResponseMoments":
+        """Returns the moments of all rows together."""
+        return cls(base.mT @ base, base.mT @ delta, delta.mT @ delta)
+
+    def squared(
+        self, before: Float[Tensor, "slots d_in"], after: Float[Tensor, "slots d_in"]
+    ) -> Float[Tensor, " slots"]:
+        """Returns ‖W0 p + Δ q‖² for every pair of a p in `before` and a q in `after`."""
+        crossed = 2.0 * (before @ self.cross) + after @ self.change
+        return ((before @ self.base * before).sum(dim=1) + (crossed * after).sum(dim=1)).clamp_min(0.0)
+
+    def residual(self, target: TargetSlots) -> float:
+        """Returns how far the target answers from its anchor, after over before: 0 is forgotten, 1 untouched."""
+        gap = target.features - target.anchors
+        return _ratio(self.squared(gap, target.features), self._base_squared(gap), target.weights)
+
+    def neighbour_change(self, target: TargetSlots) -> float:
+        """Returns how far the nearest neighbour's response moved, in units of its distance to the target's."""
+        neighbour = target.neutrals[0]
+        moved = (neighbour @ self.change * neighbour).sum(dim=1).clamp_min(0.0)
+        return _ratio(moved, self._base_squared(target.features - neighbour), target.weights)
+
+    def _base_squared(self, features: Float[Tensor, "slots d_in"]) -> Float[Tensor, " slots"]:
+        return (features @ self.base * features).sum(dim=1).clamp_min(0.0)
+
+
+def _ratio(
+    squared: Float[Tensor, " slots"], reference: Float[Tensor, " slots"], weights: Float[Tensor, " slots"]
+) -> float:
+    total = weights @ reference
+    return float((weights @ squared / total).sqrt()) if float(total) > 0 else 0.0
