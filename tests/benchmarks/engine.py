@@ -135,7 +135,7 @@ def run_once(
     solution = chosen.solve(problem, dials, clock)
     digests = {name: tensor_digest(weight) for name, weight in projections.items()}
     base = SimpleNamespace(projections=projections, tensor_digests=digests)  # what `build_edit` needs of a base model
-    spec = EditSpec(method, tuple(target.concept for target in problem.statistics.targets), (), dials, "0" * 64)
+    spec = EditSpec(method, tuple(target.placed.concept for target in problem.statistics.targets), (), dials, "0" * 64)
     with clock.phase("save"), tempfile.TemporaryDirectory() as folder:
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
         build_edit(base, spec, deltas=deltas, diagnostics={}).save(Path(folder) / "edit.safetensors")
