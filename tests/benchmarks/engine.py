@@ -56,7 +56,7 @@ class Plan:
     repetitions: int = 3
     repetitions_of_most: int = 1
     peers_at_many: int = 0
-    """1 runs every method with `many` concepts, not only scapre and uce."""
+    """1 runs every method with `many` concepts, not only scapre."""
     plain_rows: int = 24
     """Rows per repetition that the plain implementation solves."""
     encoder_layers: int = 12
@@ -73,7 +73,7 @@ class Plan:
 
     def cells(self) -> Iterator[tuple[str, int, int]]:
         """Yields method, concepts and repetition; a whole round before the next, so that noise meets all alike."""
-        at_many = sorted(METHODS) if self.peers_at_many else ["scapre", "uce"]
+        at_many = sorted(METHODS) if self.peers_at_many else ["scapre"]
         for repetition in range(self.repetitions):
             yield from ((method, self.few, repetition) for method in sorted(METHODS))
             yield from ((method, self.many, repetition) for method in at_many)
