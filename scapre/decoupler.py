@@ -25,7 +25,7 @@ ALL_DIRECTIONS = 512
 """Principal directions of contrasts over all targets together; up to some ten targets none is cut off."""
 MEDIAN_SAMPLE = 1 << 21
 """Contrasts that are enough to take the median of."""
-FEWEST_DIRECTIONS = 4
+FEWEST_DIRECTIONS = 3
 """Principal directions of one target, however many targets there are."""
 
 

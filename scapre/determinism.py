@@ -1,7 +1,7 @@
 """Same bytes whatever the number of threads; and a clock that stays out of them."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -29,16 +29,17 @@ def allowed_threads() -> int:
 
 
 class Stopwatch:
-    """Seconds spent in each named phase."""
+    """Seconds spent in each named phase, by the clock `now`."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self._now = now
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
         """Adds the duration of the block to phase `name`."""
-        started = time.perf_counter()
+        started = self._now()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started

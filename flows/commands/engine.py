@@ -1,5 +1,6 @@
 """`scapre unlearn` and `scapre settings`: the engine alone, and what can be set."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,17 +61,27 @@ def unlearn(
     for warning in edit.diagnostics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"edit {edit.digest} of base {edit.base_digest}")
-    out.mkdir(parents=True)
     started = time.perf_counter()
-    if checkpoint.is_file():
-        edited = scapre.export_single_file(edit, checkpoint, out / "checkpoint.safetensors")
-    else:
-        edited = scapre.merge(edit, checkpoint, out / "checkpoint")
-    edit.save(out / "edit.safetensors")
+    edited = _write(edit, checkpoint, out)
     spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
     typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")
     typer.echo(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in spent.items()))
     return ExitCode.OK
+
+
+def _write(edit: "scapre.Edit", checkpoint: Path, out: Path) -> Path:
+    """Writes edit and edited checkpoint into the new folder `out`, all or nothing; returns the checkpoint."""
+    import scapre
+
+    out.mkdir(parents=True)
+    try:
+        edit.save(out / "edit.safetensors")
+        if checkpoint.is_file():
+            return scapre.export_single_file(edit, checkpoint, out / "checkpoint.safetensors")
+        return scapre.merge(edit, checkpoint, out / "checkpoint")
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def _show_preflight(found: "scapre.Preflight") -> None:

@@ -18,6 +18,7 @@ Unknown in the publication: how the subspaces are cut and how the two terms are 
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -47,6 +48,17 @@ DIALS: Mapping[str, Dial] = {
 }
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """P = I + basis turn basisᵀ."""
+
+    basis: Float[Tensor, "d_out rank"]
+    """Orthonormal columns whose span holds W0's columns; P is the identity outside of it."""
+    turn: Float[Tensor, "rank rank"]
+    condition: float
+    """Condition number of the Procrustes problem."""
+
+
 def leading_projector(
     moment: Float[Tensor, "d_out d_out"], *, energy: float, most: int
 ) -> Float[Tensor, "d_out d_out"]:
@@ -65,9 +77,9 @@ def rotation(
     targets: Float[Tensor, "d_in d_in"],
     anchors: Float[Tensor, "d_in d_in"],
     dials: Dials,
-) -> tuple[Float[Tensor, "d_out d_out"], float]:
-    """Returns P, given the second moments of the three texts, and the condition number of the Procrustes problem."""
-    basis = torch.linalg.qr(base).Q  # holds the span of the columns; P is the identity outside of it
+) -> Rotation:
+    """Returns P, given the second moments of the three texts."""
+    basis = torch.linalg.qr(base).Q  # holds the span of the columns
     inner = basis.mT @ base
     kept = inner @ retained @ inner.mT
     energy, rank = float(dials["subspace_energy"]), basis.shape[1]
@@ -77,8 +89,7 @@ def rotation(
     unwanted = leaving - leaving @ allowed
     scale = rank / torch.trace(kept).clamp_min(torch.finfo(kept.dtype).tiny)
     left, sigma, right = torch.linalg.svd(scale * kept - float(dials["erasure_strength"]) * unwanted)
-    turn = left @ right - torch.eye(rank, dtype=base.dtype, device=base.device)
-    return solver.add_ridge(basis @ turn @ basis.mT, 1.0), float(sigma[0] / sigma[-1])
+    return Rotation(basis, solver.add_ridge(left @ right, -1.0), float(sigma[0] / sigma[-1]))
 
 
 def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
@@ -92,9 +103,9 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         retained = statistics.retained.second_moment + float(dials["empty_strength"]) * general
     with clock.phase("solve"):
         for rows in problem.parts.values():
-            turned, condition = rotation(base[rows], retained=retained, targets=targets, anchors=anchors, dials=dials)
-            delta[rows] = turned @ base[rows] - base[rows]
-            conditions.append(condition)
+            found = rotation(base[rows], retained=retained, targets=targets, anchors=anchors, dials=dials)
+            delta[rows] = found.basis @ (found.turn @ (found.basis.mT @ base[rows]))
+            conditions.append(found.condition)
     return Solution(delta, {"condition_number": max(conditions)})
 
 

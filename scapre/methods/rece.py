@@ -4,7 +4,8 @@ After each solve the attack on every target slot c is closed-form as well,
 
     c* = argmin_x ‖W x − W0 c‖² + ρ ‖x‖² = (WᵀW + ρ I)⁻¹ Wᵀ W0 c   (all rows on top of each other),
 
-and c* joins the slots of `scapre.methods.uce`, sent to the same anchor; then all rows are solved again.
+and c* joins the slots of `scapre.methods.uce`, sent to the same anchor; then the least squares are solved again. Every
+row is multiplied by the same matrix, so rounds cost nothing per row: only W0ᵀW0 enters.
 
 Guarantees:
     1. Every round solves one least-squares problem over all embeddings found so far, so no round undoes another.
@@ -48,19 +49,20 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         gram, shift = slot_moments(statistics, averaged=False)
         kept = uce.kept_moment(statistics, dials)
         regularizer = solver.factorize(strength * gram + kept)
-    with clock.phase("solve"):
-        delta = uce.move_rows(base, regularizer, strength * shift)
     regained = []
-    with clock.phase("refine"):
+    with clock.phase("solve"):
+        change = uce.edit_map(regularizer, strength * shift)
+        base_moment = base.mT @ base
         for _ in range(int(dials["rounds"]) if statistics.targets and strength else 0):
-            moments = ResponseMoments.of(base, delta)
+            moments = ResponseMoments(base_moment, base_moment @ change, change.mT @ base_moment @ change)
             attack = attack_map(moments, float(dials["attack_ridge"]))
             regained.append(_regained_share(statistics, moments, attack))
             for batch in slot_batches(statistics):
                 attacks = batch.features @ attack.mT
                 gram, shift = gram + attacks.mT @ attacks, shift + (batch.anchors - attacks).mT @ attacks
             regularizer = solver.factorize(strength * gram + kept)
-            delta = uce.move_rows(base, regularizer, strength * shift)
+            change = uce.edit_map(regularizer, strength * shift)
+        delta = base @ change
     return Solution(delta, {"condition_number": regularizer.condition, "regained_response": regained})
 
 

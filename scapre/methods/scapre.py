@@ -6,8 +6,9 @@ Minimized, rows i and targets k (see `scapre.solver` for the legend):
     G0 = λ (E/d_in) I + λ_p K0 + λ_r E R̂,  E = tr K0 (so that the dials mean the same for every text encoder)
 
 followed by the geometry alignment of the rows that moved. Each target's slots are cut to `rank` directions first.
-Beyond d_in directions in all, only a target's first ones keep row weights of their own, the others take the row's mean
-over targets; and contrasts are measured along their strongest directions (`scapre.row_systems`, `scapre.decoupler`).
+Beyond d_in directions in all, only the first of a target's keep row weights of their own, the others take the row's
+mean over targets, and contrasts are measured along their strongest directions; see `scapre.row_systems` and
+`scapre.decoupler`.
 """
 
 from collections.abc import Mapping

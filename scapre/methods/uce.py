@@ -29,11 +29,9 @@ def kept_moment(statistics: Statistics, dials: Dials) -> Float[Tensor, "d_in d_i
     return solver.add_ridge(float(dials["retention_strength"]) * named, float(dials["ridge"]))
 
 
-def move_rows(
-    base: Float[Tensor, "rows d_in"], regularizer: solver.Regularizer, shift: Float[Tensor, "d_in d_in"]
-) -> Float[Tensor, "rows d_in"]:
-    """Returns W0 N G⁻¹ for the system G that holds targets and retained text alike."""
-    return base @ torch.cholesky_solve(shift.mT, regularizer.factor).mT
+def edit_map(regularizer: solver.Regularizer, shift: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """Returns N G⁻¹, which every row is multiplied by, for the system G that holds targets and retained text alike."""
+    return torch.cholesky_solve(shift.mT, regularizer.factor).mT
 
 
 def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
@@ -42,7 +40,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         gram, shift = slot_moments(problem.statistics, averaged=False)
         regularizer = solver.factorize(strength * gram + kept_moment(problem.statistics, dials))
     with clock.phase("solve"):
-        delta = move_rows(problem.base, regularizer, strength * shift)
+        delta = problem.base @ edit_map(regularizer, strength * shift)
     return Solution(delta, {"condition_number": regularizer.condition})
 
 

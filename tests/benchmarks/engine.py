@@ -55,8 +55,10 @@ class Plan:
     """Names of the vocabulary."""
     repetitions: int = 3
     repetitions_of_most: int = 1
-    peers_at_many: int = 0
-    """1 runs every method with `many` concepts, not only scapre and uce."""
+    peers: int = 1
+    """Largest size the methods that no bar needs are run with: 0 none, 1 `few`, 2 `many`."""
+    clock: str = "cpu"
+    """cpu: seconds of the process, which has one thread, so that others disturb them little; wall: of the clock."""
     plain_rows: int = 24
     """Rows per repetition that the plain implementation solves."""
     encoder_layers: int = 12
@@ -67,15 +69,20 @@ class Plan:
     most_growth: float = 3.0
     most_gib: float = 24.0
 
+    def now(self) -> float:
+        """Returns the seconds of the chosen clock."""
+        return {"cpu": time.process_time, "wall": time.perf_counter}[self.clock]()
+
     def text_of(self, concepts: int) -> TextShape:
         """Returns how much text a request for `concepts` concepts is."""
         return TextShape(concepts, width=self.width, found=self.found)
 
     def cells(self) -> Iterator[tuple[str, int, int]]:
         """Yields method, concepts and repetition; a whole round before the next, so that noise meets all alike."""
-        at_many = sorted(METHODS) if self.peers_at_many else ["scapre", "uce"]
+        at_few = sorted(METHODS) if self.peers >= 1 else ["scapre", "scapre-released", "uce"]
+        at_many = sorted(METHODS) if self.peers >= 2 else ["scapre"]
         for repetition in range(self.repetitions):
-            yield from ((method, self.few, repetition) for method in sorted(METHODS))
+            yield from ((method, self.few, repetition) for method in at_few)
             yield from ((method, self.many, repetition) for method in at_many)
         yield from (("scapre", self.most, repetition) for repetition in range(self.repetitions_of_most))
 
@@ -114,9 +121,9 @@ def seconds_per_prompt(plan: Plan) -> float:
         encoder = CLIPTextModel(config).eval()
         tokens = torch.randint(config.vocab_size, (plan.encoder_prompts, CONTEXT_TOKENS))
     encoder(tokens[:1])
-    started = time.perf_counter()
+    started = plan.now()
     encoder(tokens)
-    return (time.perf_counter() - started) / plan.encoder_prompts
+    return (plan.now() - started) / plan.encoder_prompts
 
 
 def prompts_of(shape: TextShape) -> int:
@@ -124,12 +131,10 @@ def prompts_of(shape: TextShape) -> int:
     return shape.sentences * (2 * shape.targets + shape.named) + 2 * shape.found + 1
 
 
-def run_once(
-    projections: dict[str, Tensor], text: SyntheticText, method: str, *, repetition: int, encode: float
-) -> Run:
-    """Returns the seconds of one run, `encode` put beside them."""
-    clock, chosen = Stopwatch(), find_method(method)
-    clock.seconds["encode"], dials = encode, chosen.resolve({})
+def run_once(plan: Plan, projections: dict[str, Tensor], text: SyntheticText, method: str, repetition: int) -> Run:
+    """Returns the seconds of one run, all but encode."""
+    clock, chosen = Stopwatch(plan.now), find_method(method)
+    dials = chosen.resolve({})
     with clock.phase("statistics"):
         problem = stack(projections, text)
     solution = chosen.solve(problem, dials, clock)
@@ -160,10 +165,10 @@ def plain_timer(
 
     def seconds(repetition: int) -> float:
         rows = sample(repetition)
-        started = time.perf_counter()
+        started = plan.now()
         for row in rows:
             solve_row(row)
-        return (time.perf_counter() - started) / len(rows) * len(problem.base)
+        return (plan.now() - started) / len(rows) * len(problem.base)
 
     rows = sample(0)
     plain = torch.stack([solve_row(row) for row in rows]) - problem.base[rows]
@@ -180,14 +185,15 @@ def measure(plan: Plan, console: Console) -> Report:
     for method, concepts, repetition in plan.cells():
         if concepts not in texts:
             texts = {concepts: synthetic_text(plan.text_of(concepts), seed=0)}
-        encode = per_prompt * prompts_of(plan.text_of(concepts))
-        run = run_once(projections, texts[concepts], method, repetition=repetition, encode=encode)
+        run = run_once(plan, projections, texts[concepts], method, repetition)
+        run.seconds["encode"] = per_prompt * prompts_of(plan.text_of(concepts))
         if (method, concepts) == ("scapre-released", plan.few):
             plain_seconds.append(plain(repetition))
         report.runs.append(run)
         console.print(f"{method}, {concepts} concepts: {run.engine_seconds:.2f} s", style="dim")
     report.bars = bars_of(report, plan, plain_seconds, distance)
     report.notes = [
+        f"seconds: {plan.clock} clock, one thread, {os.getloadavg()[0]:.1f} processes wanted to run at the end",
         f"encode: {per_prompt:.3f} s per prompt on a sample of {plan.encoder_prompts}, scaled; all methods read alike",
         f"plain: the released algorithm, one Cholesky factorization per row, {min(plain_seconds):.0f} to "
         f"{max(plain_seconds):.0f} s for all rows, scaled from a sample of {plan.plain_rows}",
@@ -233,7 +239,8 @@ def plan_of(arguments: list[str]) -> tuple[Plan, Path]:
     parser.add_argument("--out", type=Path, default=Path("var/bench-engine"))
     for entry in fields(Plan):
         option = f"--{entry.name.replace('_', '-')}"
-        parser.add_argument(option, type=type(entry.default), default=entry.default, help=f"default {entry.default}")
+        choices = ("cpu", "wall") if entry.name == "clock" else None
+        parser.add_argument(option, type=type(entry.default), default=entry.default, choices=choices)
     given = vars(parser.parse_args(arguments))
     folder = given.pop("out")
     return Plan(**given), folder

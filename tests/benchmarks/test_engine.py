@@ -37,6 +37,15 @@ def test_a_missed_bar_is_an_exit_code(tmp_path: Path, missed: tuple[str, str]) -
     assert main([*QUICK, *LAX, *missed, "--repetitions", "1", "--out", str(tmp_path)]) == 1
 
 
+@pytest.mark.parametrize("clock", ["cpu", "wall"])
+def test_only_what_a_bar_needs_can_be_run(tmp_path: Path, clock: str) -> None:
+    chosen = ("--peers", "0", "--clock", clock, "--repetitions", "1", "--out", str(tmp_path))
+    assert main([*QUICK, *LAX, *chosen]) == 0
+    report = json.loads((tmp_path / "engine.json").read_text(encoding="utf-8"))
+    assert {run["method"] for run in report["runs"]} == {"scapre", "scapre-released", "uce"}
+    assert report["notes"][0].startswith(f"seconds: {clock} clock")
+
+
 def test_the_median_is_held_to_the_limit() -> None:
     assert Bar("growth", [9.0, 1.0, 2.0], 3.0, is_upper=True).is_met
     assert not Bar("growth", [9.0, 4.0, 2.0], 3.0, is_upper=True).is_met

@@ -91,7 +91,7 @@ def test_cutting_contrasts_off_moves_relevance_little() -> None:
         return decoupler.relevance(decoupler.mutual_information(found, decoupler.spreading_noise(found)), floor=0.0)
 
     apart = [float((alpha(kept) - alpha(99)).square().mean().sqrt()) for kept in (1, decoupler.FEWEST_DIRECTIONS)]
-    assert apart[1] < 0.03 < apart[0]
+    assert apart[1] < 0.05 < apart[0]
 
 
 def test_median_of_very_many_contrasts_is_taken_of_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,13 +137,18 @@ def test_speed_without_a_null_space_changes_nothing() -> None:
 
 def rotations(problem: Problem, **dials: float) -> list[Tensor]:
     statistics = problem.statistics
+    empty = statistics.retained.features["general"]
     moments = {
-        "retained": statistics.retained.second_moment,
+        "retained": statistics.retained.second_moment + empty.mT @ empty / len(empty),
         "targets": sum(t.features.mT @ (t.weights[:, None] * t.features) for t in statistics.targets),
         "anchors": sum(t.anchors.mT @ (t.weights[:, None] * t.anchors) for t in statistics.targets),
     }
     resolved = find_method("oce").resolve(dials)
-    return [oce.rotation(problem.base[rows], **moments, dials=resolved)[0] for rows in ROWS.values()]
+    return [matrix_of(oce.rotation(problem.base[rows], **moments, dials=resolved)) for rows in ROWS.values()]
+
+
+def matrix_of(found: oce.Rotation) -> Tensor:
+    return torch.eye(len(found.basis), dtype=torch.float64) + found.basis @ found.turn @ found.basis.mT
 
 
 @given(seed=st.integers(0, 500), strength=st.floats(0.01, 100.0))
@@ -152,8 +157,9 @@ def test_oce_is_orthogonal_and_keeps_norms_and_angles(seed: int, strength: float
     for turned in rotations(problem, erasure_strength=strength):
         assert_close(turned.mT @ turned, torch.eye(len(turned), dtype=torch.float64), 1e-12)
     delta = solve(problem, "oce", erasure_strength=strength).delta
-    for rows in ROWS.values():
+    for turned, rows in zip(rotations(problem, erasure_strength=strength), ROWS.values(), strict=True):
         base, edited = problem.base[rows], problem.base[rows] + delta[rows]
+        assert_close(edited, turned @ base)
         assert_close(edited.mT @ edited, base.mT @ base)
 
 
@@ -165,7 +171,7 @@ def test_oce_maximizes_its_trace() -> None:
     targets = sum(t.features.mT @ (t.weights[:, None] * t.features) for t in statistics.targets)
     anchors = sum(t.anchors.mT @ (t.weights[:, None] * t.anchors) for t in statistics.targets)
     retained = statistics.retained.second_moment
-    turned, _ = oce.rotation(base, retained=retained, targets=targets, anchors=anchors, dials=dials)
+    turned = matrix_of(oce.rotation(base, retained=retained, targets=targets, anchors=anchors, dials=dials))
     leaving = oce.leading_projector(base @ targets @ base.mT, energy=0.9, most=math.ceil(0.5 * len(base)))
     allowed = oce.leading_projector(base @ anchors @ base.mT, energy=0.9, most=len(base))
     kept = base @ retained @ base.mT
