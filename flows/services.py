@@ -52,8 +52,9 @@ class Services:
 def open_services(settings: Settings | None = None) -> Services:
     """Opens store and ledger for the settings in force, and quiets libraries that would call home."""
     settings = settings or load_settings()
-    quiet_environment(settings)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    prefect_home = Path(quiet_environment(settings)["PREFECT_HOME"]).expanduser()
+    for folder in (settings.home, prefect_home):  # Prefect's server makes no parents: it hangs until its time is out
+        folder.mkdir(parents=True, exist_ok=True)
     engine = open_database(settings.ledger_url)
     return Services(
         settings=settings,
