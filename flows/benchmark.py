@@ -3,13 +3,15 @@
 Guarantees:
     1. Every method of an arena is measured on the same prompts and seeds, the base among them.
     2. Results are appended one line at a time and pictures are kept, so that an interrupted run goes on.
-    3. A result belongs to the digest of its edit: a changed method is measured again.
+    3. A result belongs to the digest of the model and to the number of pictures: a changed method, or another number,
+       is measured again.
 """
 
+import contextlib
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -27,6 +29,8 @@ from validation.rendering import PictureStore, render
 BASE_METHOD = "none"
 FIRST_SEED = 5_000_000
 SEED_STRIDE = 10_000
+PACKS = {"object": "direct", "style": "style"}
+"""Probe pack for each head of the detectors."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ class Result:
     arena: str
     contestant: str
     seed: int
-    edit: str
-    """Digest of the edit; empty for the base itself."""
+    model: str
+    """Digest of the weights that drew the pictures."""
+    each: int
+    """Pictures of every target and retained concept."""
     hits: Mapping[str, int]
     """Pictures in which the concept was found, by role."""
     pictures: Mapping[str, int]
@@ -77,14 +83,28 @@ class Bench:
         self._pipeline, self._detectors, self._batch = pipeline, detectors, batch
         self._store, self._results = PictureStore(pictures), results
         self._sampler = default_sampler(pipeline)
-        self._done = {(r.arena, r.contestant, r.seed, r.edit): r for r in read_results(results)}
+        self._templates = {head: load_pack(pack).prompts() for head, pack in PACKS.items()}
+        self._done = {_key(result): result for result in read_results(results)}
 
     def measure(
         self, arena: Arena, contestant: Contestant, *, seeds: Sequence[int], each: int, on_progress: OnProgress | None
     ) -> list[Result]:
         """Returns one result per seed, `each` pictures of every concept; the pipeline is left as it was found."""
+        with self._wearing(arena, contestant) as model:
+            found = []
+            for done, seed in enumerate(seeds, start=1):
+                asked = Result(arena.name, contestant.label, seed, model, each, {}, {})
+                found.append(self._done.get(_key(asked)) or self._measure(arena, asked))
+                if on_progress:
+                    on_progress(done, len(seeds))
+        return found
+
+    @contextlib.contextmanager
+    def _wearing(self, arena: Arena, contestant: Contestant) -> Generator[str]:
+        """Puts the contestant's edit on the pipeline for the block; yields the digest of the weights."""
         if contestant.method == BASE_METHOD:
-            return self._measure(arena, contestant, scapre.base_digest(self._pipeline), "", seeds, each, on_progress)
+            yield scapre.base_digest(self._pipeline)
+            return
         edit = scapre.unlearn(
             self._pipeline,
             arena.concepts,
@@ -95,52 +115,52 @@ class Bench:
         )
         edit.apply(self._pipeline)
         try:
-            return self._measure(arena, contestant, edit.edited_digest, edit.digest, seeds, each, on_progress)
+            yield edit.edited_digest
         finally:
             edit.revert(self._pipeline)
 
-    def _measure(
-        self,
-        arena: Arena,
-        contestant: Contestant,
-        model: str,
-        edit: str,
-        seeds: Sequence[int],
-        each: int,
-        on_progress: OnProgress | None,
-    ) -> list[Result]:
-        found = []
-        for done, seed in enumerate(seeds):
-            key = (arena.name, contestant.label, seed, edit)
-            if key not in self._done:
-                counts = [self._count(role, names, model, seed, each) for role, names in arena.measured.items()]
-                hits, pictures = ({role: c[i] for role, c in zip(arena.measured, counts, strict=True)} for i in (0, 1))
-                self._done[key] = Result(arena.name, contestant.label, seed, edit, hits, pictures)
-                self._append(self._done[key])
-            found.append(self._done[key])
-            if on_progress:
-                on_progress(done + 1, len(seeds))
+    def _measure(self, arena: Arena, asked: Result) -> Result:
+        hits, pictures = {}, {}
+        for role, names in arena.measured.items():
+            count = 1 if role == "other" else asked.each  # there are many of them
+            hits[role] = self._count_hits([_subject(name) for name in names], asked, count)
+            pictures[role] = len(names) * count
+        found = replace(asked, hits=hits, pictures=pictures)
+        self._done[_key(found)] = found
+        self._append(found)
         return found
 
-    def _count(self, role: str, names: Sequence[str], model: str, seed: int, each: int) -> tuple[int, int]:
-        subjects = [_subject(name) for name in names]
-        count = 1 if role == "other" else each  # there are many of them
-        probes = [list(_probes(subject, seed, count)) for subject in subjects]
+    def _count_hits(self, subjects: Sequence[Subject], asked: Result, count: int) -> int:
+        probes = [probe for subject in subjects for probe in self._probes(subject, asked.seed, count)]
         addresses = render(
             self._pipeline,
-            [probe for own in probes for probe in own],
+            probes,
             store=self._store,
-            model_digest=model,
+            model_digest=asked.model,
             sampler=self._sampler,
             batch_size=self._batch,
             device=str(self._pipeline.device),
         )
+        wanted = [subject for subject in subjects for _ in range(count)]
         hits = 0
-        for column, subject in enumerate(subjects):
-            detector = self._detectors.of(subject)
-            seen = detector.detect([self._store.read(a) for a in addresses[column * count : (column + 1) * count]])
-            hits += int((seen.argmax(axis=1) == find_label(detector.labels, subject)).sum())
-        return hits, len(addresses)
+        for head in {subject.head for subject in subjects}:  # its detector sees all its pictures at once
+            own = [place for place, subject in enumerate(wanted) if subject.head == head]
+            detector = self._detectors.of(wanted[own[0]])
+            seen = detector.detect([self._store.read(addresses[place]) for place in own]).argmax(axis=1)
+            hits += sum(top == find_label(detector.labels, wanted[place]) for top, place in zip(seen, own, strict=True))
+        return int(hits)
+
+    def _probes(self, subject: Subject, seed: int, count: int) -> list[Probe]:
+        templates = self._templates[subject.head]
+        start = seed * count % len(templates)
+        return build_probes(
+            subject.name,
+            "hidden",
+            templates=templates[start:] + templates[:start],
+            count=count,
+            first_seed=FIRST_SEED + seed * SEED_STRIDE,
+            pack=PACKS[subject.head],
+        )
 
     def _append(self, result: Result) -> None:
         self._results.parent.mkdir(parents=True, exist_ok=True)
@@ -152,12 +172,8 @@ def _subject(name: str) -> Subject:
     return Subject(name, kind="style" if name in world.load_styles() else "object")
 
 
-def _probes(subject: Subject, seed: int, count: int) -> Iterator[Probe]:
-    pack = "style" if subject.kind == "style" else "direct"
-    templates = load_pack(pack).prompts()
-    turned = templates[seed * count % len(templates) :] + templates[: seed * count % len(templates)]
-    first = FIRST_SEED + seed * SEED_STRIDE
-    yield from build_probes(subject.name, "hidden", templates=turned, count=count, first_seed=first, pack=pack)
+def _key(result: Result) -> tuple[str, str, int, str, int]:
+    return result.arena, result.contestant, result.seed, result.model, result.each
 
 
 def read_results(path: Path) -> list[Result]:
@@ -168,7 +184,7 @@ def read_results(path: Path) -> list[Result]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             found.append(Result(**json.loads(line)))
-        except ValueError:
+        except (ValueError, TypeError):  # cut short, or written by another version
             continue
     return found
 

@@ -5,7 +5,7 @@ Guarantees:
     2. What is merely near is a warning with both names and a next step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,46 +63,58 @@ def examine(encoder: PromptEncoder, passage: Passage, *, synonym_cosine: float) 
         retain_named=passage.named,
         retain_found=passage.near.found,
         synonyms_left_out=passage.near.synonyms,
-        strangers_left_out=passage.near.strangers,
+        strangers_left_out=passage.strangers,
         warnings=tuple(_warnings(encoder, passage, synonym_cosine)),
     )
 
 
 def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
-    targets = [(placed, name) for placed in passage.targets for name in placed.concept.names]
-    for index, (placed, name) in enumerate(targets):
-        for other, other_name in targets[index + 1 :]:
-            if other is not placed and _is_same(encoder, name, other_name):
-                raise InvalidConceptError(
-                    f"targets {placed.concept.name!r} and {other.concept.name!r}: {name!r} and {other_name!r} are one "
-                    "text to this encoder; make them one target with an alias"
-                )
-        for kept in passage.named:
-            if _is_same(encoder, name, kept):
-                raise InvalidConceptError(
-                    f"target {name!r} and retained name {kept!r} are one text to this encoder, so no edit can tell "
-                    "them apart; drop one of the two"
-                )
-        if placed.anchor and _is_same(encoder, name, placed.anchor):
+    owners: dict[str, list[Placed]] = {}
+    for placed in passage.targets:
+        for name in placed.concept.names:
+            owners.setdefault(name, []).append(placed)
+    anchors = {placed.anchor for placed in passage.targets if placed.anchor}
+    same = _same_texts(encoder, {*owners, *passage.named, *anchors})
+    for placed in passage.targets:
+        for name in placed.concept.names:
+            _refuse_same_name(placed, name, same[name], owners=owners, kept=passage.named)
+
+
+def _refuse_same_name(
+    placed: Placed, name: str, same: set[str], *, owners: Mapping[str, Sequence[Placed]], kept: Sequence[str]
+) -> None:
+    for other_name in sorted(same & owners.keys()):
+        if rivals := [other for other in owners[other_name] if other is not placed]:
             raise InvalidConceptError(
-                f"target {name!r} and its anchor {placed.anchor!r} are one text to this encoder, so nothing would be "
-                "forgotten; name another anchor"
+                f"targets {placed.concept.name!r} and {rivals[0].concept.name!r}: {name!r} and {other_name!r} are one "
+                "text to this encoder; make them one target with an alias"
             )
+    if retained := sorted(same.intersection(kept)):
+        raise InvalidConceptError(
+            f"target {name!r} and retained name {retained[0]!r} are one text to this encoder, so no edit can tell "
+            "them apart; drop one of the two"
+        )
+    if placed.anchor in same:
+        raise InvalidConceptError(
+            f"target {name!r} and its anchor {placed.anchor!r} are one text to this encoder, so nothing would be "
+            "forgotten; name another anchor"
+        )
 
 
-def _is_same(encoder: PromptEncoder, first: str, second: str) -> bool:
-    one, other = (_words(encoder, name) for name in (first, second))
-    if one.shape != other.shape:
-        return False
-    gap = torch.linalg.vector_norm(one - other)
-    return float(gap) <= SAME_TEXT * float(torch.linalg.vector_norm(one))
-
-
-def _words(encoder: PromptEncoder, name: str) -> Float[Tensor, "slots d_in"]:
-    """Returns the features of the bare name, padding left out."""
-    text = fill(BARE, name).text
-    encoder.encode([text], padding=0)
-    return encoder[text].features[encoder[text].rows_read(0)].double()
+def _same_texts(encoder: PromptEncoder, names: Collection[str]) -> dict[str, set[str]]:
+    """Returns for each name those of the names, itself included, whose bare features are the same; padding aside."""
+    by_shape: dict[torch.Size, dict[str, Float[Tensor, " values"]]] = {}
+    for name in sorted(names):
+        prompt = encoder[fill(BARE, name).text]
+        words = prompt.features[prompt.rows_read(0)].double()
+        by_shape.setdefault(words.shape, {})[name] = words.flatten()
+    same = {name: {name} for name in names}
+    for alike in by_shape.values():
+        listed, stacked = list(alike), torch.stack(list(alike.values()))
+        near = torch.cdist(stacked, stacked) <= SAME_TEXT * torch.linalg.vector_norm(stacked, dim=1, keepdim=True)
+        for one, other in near.nonzero().tolist():
+            same[listed[one]].add(listed[other])
+    return same
 
 
 def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -> Iterator[str]:

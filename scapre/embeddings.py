@@ -9,6 +9,7 @@ Guarantees:
     3. No randomness is consumed.
 """
 
+import itertools
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,12 +95,17 @@ class PromptEncoder:
             padding: how many padding slots of each run are kept, spread evenly; all of them if `None`. A long list of
                 prompts that are only ever read by themselves needs no more than are read.
         """
-        held = set(self._encoded) if padding is not None else set(self._encoded) - self._thinned
-        pending = sorted(set(prompts) - held)
+        pending = sorted({prompt for prompt in prompts if not self._holds(prompt, padding)})
         if not pending:
             return
         self._encoded.update(self._read(pending, padding))
-        self._thinned = self._thinned - set(pending) if padding is None else self._thinned | set(pending)
+        if padding is None:
+            self._thinned.difference_update(pending)
+        else:
+            self._thinned.update(pending)
+
+    def _holds(self, prompt: str, padding: int | None) -> bool:
+        return prompt in self._encoded and (padding is not None or prompt not in self._thinned)
 
     def _read(self, prompts: Sequence[str], padding: int | None) -> Iterator[tuple[str, EncodedPrompt]]:
         reader = self._reader = self._reader or self._text.in_float32()
@@ -130,10 +136,12 @@ class PromptEncoder:
         starts = [end if run.is_causal else 0 for run, end in zip(prompt.runs, ends, strict=True)]
         return prompt.rows_from(starts, padding)
 
-    def longest_word(self, name: str) -> int:
-        """Returns into how many tokens the first tokenizer cuts the longest word of `name`; 1: it knows every word."""
+    def longest_words(self, names: Iterable[str]) -> dict[str, int]:
+        """Returns into how many tokens the first tokenizer cuts the longest word of each name; 1: it knows them all."""
+        words = {name: name.split() for name in names}
         nothing = self._text.name_ends(EMPTY_PROMPT)[0]
-        return max(self._text.name_ends(word)[0] - nothing for word in name.split())
+        tokens = {word: self._text.name_ends(word)[0] - nothing for word in set(itertools.chain(*words.values()))}
+        return {name: max(tokens[word] for word in own) for name, own in words.items()}
 
 
 def _is_on_cpu(text: TextSource) -> bool:

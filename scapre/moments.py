@@ -71,6 +71,8 @@ class Passage:
     targets: tuple[Placed, ...]
     named: tuple[str, ...]
     near: Neighbourhood
+    strangers: tuple[str, ...]
+    """Vocabulary entries left out because the tokenizer spells them out."""
     retained: Mapping[str, Sequence[str]]
     """Sentences of each group of retained text."""
 
@@ -101,13 +103,21 @@ class TargetSlots:
         return self.placed.concept.name
 
 
+TARGETS_AT_ONCE = 64
+"""Targets whose slots are laid side by side: enough for one fast product, few enough for memory at any number."""
+
+
+def target_batches(targets: Sequence[TargetSlots]) -> Iterator[tuple[slice, Sequence[TargetSlots]]]:
+    """Yields the targets so many at once that products are fast and memory is bounded, each batch with its place."""
+    for first in range(0, len(targets), TARGETS_AT_ONCE):
+        batch = targets[first : first + TARGETS_AT_ONCE]
+        yield slice(first, first + len(batch)), batch
+
+
 @dataclass(frozen=True)
 class Retained:
     """Retained text."""
 
-    named: tuple[str, ...]
-    found: tuple[str, ...]
-    """Names found in the vocabulary, nearest to a target first."""
     sums: Mapping[str, Float[Tensor, "d_in d_in"]]
     """Σ c cᵀ over the slots of each group."""
     features: Mapping[str, Float[Tensor, "_ d_in"]]
@@ -143,22 +153,22 @@ def read_text(
     reading: Reading,
 ) -> Passage:
     """Chooses anchors, neighbours and retained text, and encodes every sentence of them, each once."""
-    proposable = proposable if reading.vocabulary else ()
-    names = [*named, *proposable, *(name for concept in concepts for name in concept.names)]
+    familiar, strangers = _part_strangers(encoder, proposable if reading.vocabulary else (), reading.longest_word)
+    names = [*named, *familiar, *(name for concept in concepts for name in concept.names)]
     encoder.encode((fill(BARE, name).text for name in names), padding=reading.padding_slots)
     near = find_neighbours(
         encoder,
         concepts,
         named=named,
-        proposable=proposable,
+        proposable=familiar,
         most=reading.vocabulary,
         synonym_cosine=reading.synonym_cosine,
-        longest_word=reading.longest_word,
     )
     passage = Passage(
         targets=tuple(_place(concept, near.around[concept.name], reading) for concept in concepts),
         named=tuple(named),
         near=near,
+        strangers=strangers,
         retained={
             "named": _sentences(concepts, named, spread=False),
             "found": _sentences(concepts, near.found, spread=True),
@@ -168,6 +178,17 @@ def read_text(
     encoder.encode(passage.aligned_prompts)
     encoder.encode((text for texts in passage.retained.values() for text in texts), padding=reading.padding_slots)
     return passage
+
+
+def _part_strangers(
+    encoder: PromptEncoder, names: Sequence[str], longest: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of which the tokenizer cuts no word into more than `longest` tokens, and the others.
+
+    The features of the others say more about spelling than about a thing; 0 lets all in.
+    """
+    tokens = encoder.longest_words(names) if longest else dict.fromkeys(names, 0)
+    return tuple(n for n in names if tokens[n] <= longest), tuple(n for n in names if tokens[n] > longest)
 
 
 def _place(concept: Concept, around: Sequence[Near], reading: Reading) -> Placed:
@@ -187,8 +208,6 @@ def gather_statistics(
     }
     width = rows["general"].shape[1]
     retained = Retained(
-        named=passage.named,
-        found=passage.near.found,
         sums={
             group: features.mT @ features if len(features) else torch.zeros(width, width).to(features)
             for group, features in rows.items()

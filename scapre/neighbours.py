@@ -3,8 +3,6 @@
 Guarantees:
     1. Nothing depends on the order in which concepts or names were given.
     2. A vocabulary entry that is nearly the same text as a target counts as its synonym and is not retained.
-    3. A vocabulary entry that the tokenizer spells out in pieces is a stranger: its features say more about spelling
-       than about a thing, and neither protect anything nor lie near anything by meaning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,8 +39,6 @@ class Neighbourhood:
     """Vocabulary entries to retain, nearest to a target first."""
     synonyms: tuple[str, ...]
     """Vocabulary entries left out because they are too near to a target."""
-    strangers: tuple[str, ...]
-    """Vocabulary entries left out because the tokenizer spells them out."""
     around: Mapping[str, tuple[Near, ...]]
     """Every retained name around each target, nearest first."""
 
@@ -55,7 +51,6 @@ def find_neighbours(
     proposable: Sequence[str],
     most: int,
     synonym_cosine: float,
-    longest_word: int,
 ) -> Neighbourhood:
     """Returns what to retain besides the named, and how near every retained name is to every target.
 
@@ -63,21 +58,18 @@ def find_neighbours(
         encoder: where every name was encoded before.
         concepts: the targets.
         named: names the user wants retained.
-        proposable: names the vocabulary may add.
+        proposable: names the vocabulary may add, strangers already left out.
         most: how many of them at most.
         synonym_cosine: vocabulary entries above it are synonyms.
-        longest_word: vocabulary entries with a word of more tokens are strangers; 0 lets all in.
     """
-    familiar = [name for name in proposable if not longest_word or encoder.longest_word(name) <= longest_word]
-    candidates = [*named, *familiar]
-    near = _nearness(encoder, concepts, candidates)
-    nearest = {name: max((row[name] for row in near.values()), default=0.0) for name in candidates}
-    ranked = sorted(familiar, key=lambda name: (-nearest[name], name))
+    near = _nearness(encoder, concepts, [*named, *proposable])
+    nearest = {name: max((row[name] for row in near.values()), default=0.0) for name in proposable}
+    ranked = sorted(proposable, key=lambda name: (-nearest[name], name))
     found = [name for name in ranked if nearest[name] <= synonym_cosine][:most]
-    retained = [*named, *found]
+    retained, is_named = [*named, *found], frozenset(named)
     around = {
         concept.name: tuple(
-            Near(name, near[concept.name][name], name in named)
+            Near(name, near[concept.name][name], name in is_named)
             for name in sorted(retained, key=lambda name, row=near[concept.name]: (-row[name], name))
         )
         for concept in concepts
@@ -85,7 +77,6 @@ def find_neighbours(
     return Neighbourhood(
         found=tuple(found),
         synonyms=tuple(name for name in ranked if nearest[name] > synonym_cosine),
-        strangers=tuple(name for name in proposable if name not in set(familiar)),
         around=around,
     )
 
@@ -94,8 +85,7 @@ def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, clo
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
     A name the engine found must not be nearer than `closest`, since what is nearly the target would be drawn as the
-    target; and it must name a thing.
-    Unsafe content becomes the empty prompt, since what lies near it is seldom better.
+    target; and it must name a thing. Unsafe content becomes the empty prompt, since what lies near it is seldom better.
     """
     if concept.anchor is not None:
         return concept.anchor

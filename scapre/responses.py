@@ -42,20 +42,27 @@ class ResponseMoments:
     def residual(self, target: TargetSlots) -> float:
         """Returns how far the target answers from its anchor, after over before: 0 is forgotten, 1 untouched."""
         gap = target.features - target.anchors
-        return _ratio(self.squared(gap, target.features), self._base_squared(gap), target.weights)
+        left = target.weights @ self.squared(gap, target.features)
+        return root_ratio(left, target.weights @ self._base_squared(gap))
 
     def neighbour_change(self, target: TargetSlots) -> float:
         """Returns how far the nearest neighbour's response moved, in units of its distance to the target's."""
         neighbour = target.neutrals[0]
         moved = (neighbour @ self.change * neighbour).sum(dim=1).clamp_min(0.0)
-        return _ratio(moved, self._base_squared(target.features - neighbour), target.weights)
+        return root_ratio(target.weights @ moved, target.weights @ self._base_squared(target.features - neighbour))
+
+    def retained_change(self, second_moment: Float[Tensor, "d_in d_in"]) -> float:
+        """Returns how far responses to text of this second moment moved, in units of what they were.
+
+        Σ_i w_iᵀ K w_i = Σ K ∘ (Σ_i w_i w_iᵀ), so that no row is touched again.
+        """
+        moved, before = ((second_moment * rows).sum().clamp_min(0.0) for rows in (self.change, self.base))
+        return root_ratio(moved, before)
 
     def _base_squared(self, features: Float[Tensor, "slots d_in"]) -> Float[Tensor, " slots"]:
         return (features @ self.base * features).sum(dim=1).clamp_min(0.0)
 
 
-def _ratio(
-    squared: Float[Tensor, " slots"], reference: Float[Tensor, " slots"], weights: Float[Tensor, " slots"]
-) -> float:
-    total = weights @ reference
-    return float((weights @ squared / total).sqrt()) if float(total) > 0 else 0.0
+def root_ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:
+    """Returns the root of `squared` over `reference`; 0 if the reference is."""
+    return float((squared / reference).sqrt()) if float(reference) > 0 else 0.0

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scapre.errors import SingularSystemError
-from scapre.moments import TargetSlots
+from scapre.moments import TargetSlots, target_batches
 from scapre.solver import Regularizer, finite
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
@@ -33,7 +33,6 @@ DIRECT_UNKNOWNS = 48
 """Unknowns per row up to which a factorization per row is faster than iterating."""
 MOST_ITERATIONS = 300
 """Iterations after which a block's remaining rows are factorized one by one."""
-TARGETS_AT_ONCE = 64
 ROWS_AT_ONCE = 1024
 
 
@@ -69,8 +68,7 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     inverse = torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
     features = identity.new_zeros(len(targets), most, width)
     anchors = torch.zeros_like(features)
-    for first in range(0, len(targets), TARGETS_AT_ONCE):
-        batch = targets[first : first + TARGETS_AT_ONCE]
+    for chosen, batch in target_batches(targets):
         longest = max(len(target.weights) for target in batch)
         columns, turned = (features.new_zeros(len(batch), longest, width) for _ in range(2))
         for k, target in enumerate(batch):
@@ -78,7 +76,6 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
             columns[k, : len(root)], turned[k, : len(root)] = root * target.features, root * target.anchors
         whitened = columns.to(dtype) @ inverse
         mixing = torch.linalg.eigh((whitened @ whitened.mT).double()).eigenvectors.flip(2)[:, :, :most].mT
-        chosen = slice(first, first + len(batch))
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
     return SlotFactors(features, anchors)

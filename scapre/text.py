@@ -8,6 +8,7 @@ Guarantees:
 
 import copy
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
@@ -184,7 +185,7 @@ class TextStack:
 
 
 @dataclass(frozen=True)
-class _Joined:
+class _Joined(ABC):
     """Several sources that read each prompt, their features put together."""
 
     sources: tuple[TextSource, ...]
@@ -206,8 +207,9 @@ class _Joined:
         """Returns the features of each prompt."""
         return [self._joined(parts) for parts in zip(*(source.encode(prompts) for source in self.sources), strict=True)]
 
+    @abstractmethod
     def _joined(self, parts: Sequence[EncodedPrompt]) -> EncodedPrompt:
-        raise NotImplementedError
+        """Returns one prompt's features, put together."""
 
 
 @dataclass(frozen=True)

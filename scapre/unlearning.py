@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.architectures import BaseModel
 from scapre.checkpoint import read_base
 from scapre.concepts import (
     Concept,
@@ -26,8 +25,8 @@ from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
 from scapre.methods import Method, Problem, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Passage, Reading, Statistics, gather_statistics, read_text
-from scapre.responses import ResponseMoments
+from scapre.moments import Passage, Reading, gather_statistics, read_text
+from scapre.responses import ResponseMoments, root_ratio
 from scapre.vocabulary import proposable_names
 
 LARGE_DRIFT = 1.0
@@ -71,7 +70,7 @@ def unlearn(
         with clock.phase("statistics"):
             device = next(iter(base.projections.values())).device
             statistics = gather_statistics(encoder, passage, padding_slots=order.reading.padding_slots, device=device)
-            problem = _stack_rows(base, statistics)
+            problem = Problem.of(base.projections, statistics)
         solution = order.method.solve(problem, order.dials, clock)
         spec = EditSpec(
             method=order.method.name,
@@ -147,23 +146,12 @@ class _Order:
         return passage, examine(encoder, passage, synonym_cosine=self.reading.synonym_cosine)
 
 
-def _stack_rows(base: BaseModel, statistics: Statistics) -> Problem:
-    parts, first = {}, 0
-    for name, weight in base.projections.items():
-        parts[name] = slice(first, first + len(weight))
-        first += len(weight)
-    rows = torch.cat([weight.detach().double() for weight in base.projections.values()])
-    return Problem(rows, parts, statistics)
-
-
 def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, Any]:
     statistics, base = problem.statistics, problem.base
     moments = ResponseMoments.of(base, delta)
     drift = {
-        name: _ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
+        name: root_ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }
-    kept = statistics.retained.second_moment
-    moved, response = ((weight @ kept * weight).sum() for weight in (delta, base))
     warnings = []
     if large := [name for name, value in drift.items() if value > LARGE_DRIFT]:
         warnings.append(
@@ -172,7 +160,7 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
     return {
         "drift": drift,
         "residual_response": {t.name: moments.residual(t) for t in statistics.targets},
-        "retained_response": _ratio(moved, response),
+        "retained_response": moments.retained_change(statistics.retained.second_moment),
         "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
         "warnings": warnings,
     }
@@ -180,10 +168,6 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
 
 def _neighbours(passage: Passage) -> dict[str, list[str]]:
     return {placed.concept.name: [near.name for near in placed.neighbours] for placed in passage.targets}
-
-
-def _ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:
-    return float((squared / reference).sqrt()) if float(reference) > 0 else 0.0
 
 
 def describe_dials(method: str = "scapre") -> Mapping[str, str]:

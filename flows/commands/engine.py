@@ -1,6 +1,5 @@
 """`scapre unlearn` and `scapre settings`: the engine alone, and what can be set."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,16 +71,14 @@ def unlearn(
 def _write(edit: "scapre.Edit", checkpoint: Path, out: Path) -> Path:
     """Writes edit and edited checkpoint into the new folder `out`, all or nothing; returns the checkpoint."""
     import scapre
+    from scapre.writing import new_folder
 
-    out.mkdir(parents=True)
-    try:
-        edit.save(out / "edit.safetensors")
-        if checkpoint.is_file():
-            return scapre.export_single_file(edit, checkpoint, out / "checkpoint.safetensors")
-        return scapre.merge(edit, checkpoint, out / "checkpoint")
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+    is_file = checkpoint.is_file()
+    name, write = ("checkpoint.safetensors", scapre.export_single_file) if is_file else ("checkpoint", scapre.merge)
+    with new_folder(out, overwrite=False) as building:
+        edit.save(building / "edit.safetensors")
+        write(edit, checkpoint, building / name)
+    return out / name
 
 
 def _show_preflight(found: "scapre.Preflight") -> None:

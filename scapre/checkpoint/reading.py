@@ -30,10 +30,13 @@ def read_base(pipeline_or_path: Any) -> BaseModel:
     """Returns what the engine needs of a loaded pipeline, or of files: text encoders and projections only."""
     if not isinstance(pipeline_or_path, (str, os.PathLike, SingleFile)):
         return read_pipeline(pipeline_or_path)
-    info = inspect_checkpoint(pipeline_or_path if isinstance(pipeline_or_path, SingleFile) else Path(pipeline_or_path))
-    if info.path.is_dir():
-        return read_folder(info)
-    return read_single_file(info, pipeline_or_path.tokenizer if isinstance(pipeline_or_path, SingleFile) else None)
+    tokenizer = pipeline_or_path.tokenizer if isinstance(pipeline_or_path, SingleFile) else None
+    return read_inspected(inspect_checkpoint(pipeline_or_path), tokenizer)
+
+
+def read_inspected(info: CheckpointInfo, tokenizer: Path | None = None) -> BaseModel:
+    """Returns text encoders and projections of a checkpoint that `inspect_checkpoint` looked at."""
+    return read_folder(info) if info.path.is_dir() else read_single_file(info, tokenizer)
 
 
 def base_digest(pipeline_or_path: Any) -> str:

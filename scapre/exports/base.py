@@ -3,24 +3,23 @@
 from pathlib import Path
 
 from scapre.architectures import BaseModel
-from scapre.checkpoint import CheckpointInfo, inspect_checkpoint, read_base
+from scapre.checkpoint import CheckpointInfo, read_inspected
 from scapre.edit import Edit
 from scapre.errors import BaseMismatchError, CheckpointError
 
 
-def read_own_base(edit: Edit, checkpoint: Path) -> tuple[CheckpointInfo, BaseModel]:
-    """Returns what `checkpoint` is, and its text encoders and projections.
+def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseModel:
+    """Returns text encoders and projections of an inspected checkpoint.
 
     Raises:
         BaseMismatchError: it is not the base of the edit; names both digests.
     """
-    info = inspect_checkpoint(checkpoint)
-    base = read_base(checkpoint)
+    base = read_inspected(info)
     if base.digest != edit.base_digest:
         raise BaseMismatchError(
             f"expected a checkpoint with digest {edit.base_digest}, found {base.digest}; an edit fits its own base only"
         )
-    return info, base
+    return base
 
 
 def changed_names(edit: Edit) -> list[str]:

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from scapre.checkpoint import CheckpointInfo
+from scapre.checkpoint import CheckpointInfo, inspect_checkpoint
 from scapre.checkpoint.tensor_files import flip_bits
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
@@ -29,7 +29,8 @@ def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: boo
     if source.is_file():
         raise CheckpointError(f"expected a folder to merge, found the file {source}; export it as a single file")
     refuse_existing(target, overwrite=overwrite)
-    info, _ = read_own_base(edit, source)
+    info = inspect_checkpoint(source)
+    read_own_base(edit, info)
     with new_folder(target, overwrite=overwrite) as building:
         _copy_tree(info, edit, building)
     return target

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scapre.checkpoint import inspect_checkpoint
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import canonical_json
 from scapre.determinism import single_threaded
@@ -74,7 +75,7 @@ def export_lora(
     source, target = Path(checkpoint).resolve(), Path(out).absolute()
     check_apart(source, target)
     refuse_existing(target, overwrite=overwrite)
-    _, base = read_own_base(edit, source)
+    base = read_own_base(edit, inspect_checkpoint(source))
     highest = min(min(weight.shape) for weight in base.projections.values())
     if not 1 <= rank <= highest:
         raise DialError(f"expected a rank of at least 1 and at most {highest}, found {rank}")

@@ -58,8 +58,9 @@ def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, o
     source, target = Path(checkpoint).resolve(), Path(out).absolute()
     check_apart(source, target)
     refuse_existing(target, overwrite=overwrite)
-    check_layout(inspect_checkpoint(source).pipeline_class)
-    info, _ = read_own_base(edit, source)
+    info = inspect_checkpoint(source)
+    check_layout(info.pipeline_class)
+    read_own_base(edit, info)
     with new_file(target, overwrite=overwrite) as building:
         if source.is_file():
             shutil.copyfile(source, building)

@@ -11,11 +11,7 @@ from torch import Tensor
 from scapre.concepts import DialValue
 from scapre.determinism import Stopwatch
 from scapre.errors import DialError
-from scapre.moments import Reading, Statistics
-from scapre.neighbours import NEAREST
-
-TARGETS_AT_ONCE = 64
-"""Targets whose slots are laid side by side: enough for one fast product, few enough for memory at any number."""
+from scapre.moments import Reading, Statistics, target_batches
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,16 @@ class Problem:
     """Rows of each projection."""
     statistics: Statistics
 
+    @classmethod
+    def of(cls, projections: Mapping[str, Tensor], statistics: Statistics) -> "Problem":
+        """Returns the problem that projections `[d_out, d_in]` of any type pose, in the order given."""
+        parts, first = {}, 0
+        for name, weight in projections.items():
+            parts[name] = slice(first, first + len(weight))
+            first += len(weight)
+        rows = torch.cat([weight.detach().double() for weight in projections.values()])
+        return cls(rows, parts, statistics)
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -109,23 +115,36 @@ class Method:
         }
 
 
+_READING = Reading()
 READING_DIALS: Mapping[str, Dial] = {
     "anchor": Dial(
-        NEAREST,
+        _READING.anchor,
         "c': what targets without an anchor of their own become: nearest takes the nearest retained name (the empty "
         "prompt for unsafe content), empty is the empty prompt",
         is_text=True,
     ),
-    "anchor_cosine": Dial(0.8, "found names with a higher centred cosine are too like a target to be its anchor", 0, 1),
+    "anchor_cosine": Dial(
+        _READING.anchor_cosine, "found names with a higher centred cosine are too like a target to be its anchor", 0, 1
+    ),
     "slots": Dial(
-        4, "number of padding slots per prompt in S and K0, spread over the padding; 0 reads words and end only", 0
+        _READING.padding_slots,
+        "number of padding slots per prompt in S and K0, spread over the padding; 0 reads words and end only",
+        0,
     ),
-    "vocabulary": Dial(2000, "how many names of the engine's own vocabulary enter K0, nearest first; 0 for none", 0),
+    "vocabulary": Dial(
+        _READING.vocabulary, "how many names of the engine's own vocabulary enter K0, nearest first; 0 for none", 0
+    ),
     "longest_word": Dial(
-        1, "vocabulary entries with a word of more tokens are unknown to the encoder and stay out; 0 lets all in", 0
+        _READING.longest_word,
+        "vocabulary entries with a word of more tokens are unknown to the encoder and stay out; 0 lets all in",
+        0,
     ),
-    "neighbours": Dial(1, "number of nearest retained names a channel must tell a target from, e in d'", 1),
-    "synonym_cosine": Dial(0.9, "vocabulary entries with a higher centred cosine to a target count as synonyms", 0, 1),
+    "neighbours": Dial(
+        _READING.neighbours, "number of nearest retained names a channel must tell a target from, e in d'", 1
+    ),
+    "synonym_cosine": Dial(
+        _READING.synonym_cosine, "vocabulary entries with a higher centred cosine to a target count as synonyms", 0, 1
+    ),
 }
 """Dials every method shares: how text is read."""
 PUBLISHED_READING_DIALS: Mapping[str, Dial] = {
@@ -139,7 +158,7 @@ PUBLISHED_READING_DIALS: Mapping[str, Dial] = {
 def reading_of(dials: Dials) -> Reading:
     """Returns the part of the dials that says how text is read."""
     return Reading(
-        anchor=str(dials["anchor"]),
+        anchor=str(dials["anchor"]).strip(),
         padding_slots=int(dials["slots"]),
         vocabulary=int(dials["vocabulary"]),
         neighbours=int(dials["neighbours"]),
@@ -161,8 +180,7 @@ class SlotBatch:
 
 def slot_batches(statistics: Statistics) -> Iterator[SlotBatch]:
     """Yields the targets' slots, so many at once that products are fast and memory is bounded."""
-    for first in range(0, len(statistics.targets), TARGETS_AT_ONCE):
-        batch = statistics.targets[first : first + TARGETS_AT_ONCE]
+    for _, batch in target_batches(statistics.targets):
         yield SlotBatch(
             torch.cat([target.features for target in batch]),
             torch.cat([target.anchors for target in batch]),

@@ -24,7 +24,6 @@ from scapre import decoupler, geometry, solver, spectral
 from scapre.determinism import Stopwatch
 from scapre.methods.base import (
     PUBLISHED_READING_DIALS,
-    TARGETS_AT_ONCE,
     Dial,
     Dials,
     Method,
@@ -33,6 +32,7 @@ from scapre.methods.base import (
     mean_features,
     slot_moments,
 )
+from scapre.moments import target_batches
 
 DIALS: Mapping[str, Dial] = {
     **PUBLISHED_READING_DIALS,
@@ -68,8 +68,7 @@ def _relevance(problem: Problem, dials: Dials) -> Float[Tensor, " rows"]:
     targets, against_anchor = problem.statistics.targets, dials["neutral"] == "anchor"
     rows, kept = decoupler.unit_rows(problem.base, problem.base.dtype), decoupler.directions_kept(len(targets))
     highest = problem.base.new_zeros(len(problem.base))
-    for first in range(0, len(targets), TARGETS_AT_ONCE):
-        batch = targets[first : first + TARGETS_AT_ONCE]
+    for _, batch in target_batches(targets):
         contrasts = decoupler.nearest_contrasts(rows, batch, kept=kept, against_anchor=against_anchor)
         highest = torch.maximum(highest, contrasts.max(dim=1).values)
     chosen = dials["noise"]

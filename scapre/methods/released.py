@@ -30,7 +30,6 @@ from scapre import solver, spectral
 from scapre.determinism import Stopwatch
 from scapre.methods.base import (
     PUBLISHED_READING_DIALS,
-    TARGETS_AT_ONCE,
     Dial,
     Dials,
     Method,
@@ -39,6 +38,7 @@ from scapre.methods.base import (
     mean_features,
     slot_moments,
 )
+from scapre.moments import target_batches
 
 SMALLEST_DEVIATION = 1e-12
 """Standard deviation of MI below which all rows count as equal."""
@@ -114,8 +114,7 @@ def sampled_information(problem: Problem, dials: Dials) -> Float[Tensor, " rows"
     count, source = int(dials["samples"]), torch.Generator().manual_seed(int(dials["seed"]))
     table = information_table(count).to(problem.base)
     targets, highest = problem.statistics.targets, problem.base.new_zeros(len(problem.base))
-    for first in range(0, len(targets), TARGETS_AT_ONCE):
-        batch = targets[first : first + TARGETS_AT_ONCE]
+    for _, batch in target_batches(targets):
         pairs = torch.stack([torch.stack([t.weights @ t.features, t.weights @ t.anchors]) for t in batch])
         noise = torch.randn(len(batch), 2, count, pairs.shape[2], generator=source, dtype=torch.float64)
         samples = pairs.unsqueeze(2) + float(dials["noise"]) * noise.to(pairs)

@@ -22,7 +22,6 @@ from scapre import decoupler, geometry, row_systems, solver, spectral
 from scapre.determinism import Stopwatch
 from scapre.methods.base import (
     READING_DIALS,
-    TARGETS_AT_ONCE,
     Dial,
     Dials,
     Method,
@@ -30,6 +29,7 @@ from scapre.methods.base import (
     Solution,
     slot_moments,
 )
+from scapre.moments import target_batches
 
 HISTOGRAM_BINS = 10
 
@@ -117,9 +117,8 @@ def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targ
     targets, rows = problem.statistics.targets, decoupler.unit_rows(problem.base, dtype)
     kept = decoupler.directions_kept(len(targets))
     contrasts = rows.rows.new_empty(len(problem.base), len(targets))
-    for first in range(0, len(targets), TARGETS_AT_ONCE):
-        batch = targets[first : first + TARGETS_AT_ONCE]
-        contrasts[:, first : first + len(batch)] = decoupler.nearest_contrasts(rows, batch, kept=kept)
+    for place, batch in target_batches(targets):
+        contrasts[:, place] = decoupler.nearest_contrasts(rows, batch, kept=kept)
     return contrasts
 
 

@@ -97,16 +97,6 @@ def random_projections(plan: Plan) -> dict[str, Tensor]:
     }
 
 
-def stack(projections: dict[str, Tensor], text: SyntheticText) -> Problem:
-    """Returns the problem the engine would pose."""
-    parts, first = {}, 0
-    for name, weight in projections.items():
-        parts[name] = slice(first, first + len(weight))
-        first += len(weight)
-    rows = torch.cat([weight.double() for weight in projections.values()])
-    return Problem(rows, parts, synthetic_statistics(text))
-
-
 def seconds_per_prompt(plan: Plan) -> float:
     """Returns the seconds a CLIP-L text encoder with random weights takes for one prompt, in a batch."""
     config = CLIPTextConfig(
@@ -136,7 +126,7 @@ def run_once(plan: Plan, projections: dict[str, Tensor], text: SyntheticText, me
     clock, chosen = Stopwatch(plan.now), find_method(method)
     dials = chosen.resolve({})
     with clock.phase("statistics"):
-        problem = stack(projections, text)
+        problem = Problem.of(projections, synthetic_statistics(text))
     solution = chosen.solve(problem, dials, clock)
     digests = {name: tensor_digest(weight) for name, weight in projections.items()}
     base = SimpleNamespace(projections=projections, tensor_digests=digests)  # what `build_edit` needs of a base model
@@ -155,7 +145,8 @@ def plain_timer(
 
     The seconds are scaled up from a random sample of rows.
     """
-    problem, method = stack(projections, text), find_method("scapre-released")
+    problem = Problem.of(projections, synthetic_statistics(text))
+    method = find_method("scapre-released")
     dials = method.resolve({})
     solve_row = plain_row_solver(problem, build_systems(problem, dials), dials)
 

@@ -112,8 +112,6 @@ def synthetic_statistics(text: SyntheticText) -> Statistics:
     )
     groups = {"named": text.named, "found": text.found, "general": text.general}
     retained = Retained(
-        named=(),
-        found=(),
         sums={group: features.mT @ features for group, features in groups.items()},
         features=groups,
         counts={group: len(features) for group, features in groups.items()},

@@ -37,7 +37,7 @@ def test_crowds_have_their_size_and_come_out_the_same_again():
 
 
 def result(seed: int, target: int, told: int) -> Result:
-    return Result("a", "uce", seed, "", {"target": target, "told": told}, {"target": 10, "told": 10})
+    return Result("a", "uce", seed, "", 10, {"target": target, "told": told}, {"target": 10, "told": 10})
 
 
 def test_overall_is_the_harmonic_mean_and_rows_carry_mean_and_spread():
@@ -72,5 +72,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     again = bench().measure(arena, Contestant("scapre", {"vocabulary": 0}), seeds=[0], each=2, on_progress=None)
     assert again == [edited]
     assert read_results(tmp_path / "results.jsonl") == [base, edited]
+    more = bench().measure(arena, Contestant(BASE_METHOD, {}), seeds=[0], each=3, on_progress=None)[0]
+    assert (base.pictures["target"], more.pictures["target"]) == (2, 3)  # another number is another result
     other = bench().measure(arena, Contestant("uce", {}), seeds=[0], each=2, on_progress=None)
-    assert read_results(tmp_path / "results.jsonl") == [base, edited, *other]
+    assert read_results(tmp_path / "results.jsonl") == [base, edited, more, *other]

@@ -44,6 +44,11 @@ def test_an_anchor_that_is_one_text_with_its_target_is_refused(make_pipeline) ->
         preflight(deaf(make_pipeline()), Concept("cat", anchor="horse"), retain=("dog",))
 
 
+def test_two_targets_that_share_an_alias_are_refused(pipeline) -> None:
+    with pytest.raises(InvalidConceptError, match="targets 'cat' and 'dog': 'kitten' and 'kitten' are one"):
+        preflight(pipeline, Concept("cat", aliases=("kitten",)), Concept("dog", aliases=("kitten",)), retain=("horse",))
+
+
 def test_that_nothing_is_retained_is_said(pipeline) -> None:
     assert "nothing is retained" in preflight(pipeline, Concept("cat"), retain=()).warnings[0]
 

@@ -232,7 +232,7 @@ def test_words_the_tokenizer_spells_out_are_strangers(encoder) -> None:
         passage = read_text(
             encoder, [Concept("cat")], named=(), proposable=words, reading=Reading(longest_word=longest)
         )
-        assert passage.near.strangers == strangers
+        assert passage.strangers == strangers
         assert set(passage.near.found) | set(passage.near.synonyms) == set(words) - set(strangers)
 
 

@@ -233,6 +233,11 @@ def test_what_makes_no_sense_is_refused_with_a_next_step(pipeline, arguments: di
         unlearn(pipeline, **arguments)
 
 
+def test_a_blank_anchor_is_the_empty_prompt(pipeline) -> None:
+    blank, empty = (unlearn(pipeline, anchor=anchor).changes for anchor in (" ", ""))
+    assert all(torch.equal(blank[name], empty[name]) for name in empty)
+
+
 def test_a_bare_name_stands_for_an_object(pipeline) -> None:
     by_name, written_out = (scapre.unlearn(pipeline, [one], vocabulary=0) for one in ("cat", Concept("cat")))
     assert by_name.digest == written_out.digest
