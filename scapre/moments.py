@@ -6,7 +6,7 @@ Guarantees:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -142,6 +142,14 @@ class Statistics:
 
     targets: tuple[TargetSlots, ...]
     retained: Retained
+
+    def weighted(self, factors: Sequence[float]) -> "Statistics":
+        """Returns the same with each target's ω multiplied by its factor."""
+        targets = (
+            replace(target, weights=factor * target.weights)
+            for target, factor in zip(self.targets, factors, strict=True)
+        )
+        return Statistics(tuple(targets), self.retained)
 
 
 def read_text(

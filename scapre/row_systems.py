@@ -42,6 +42,8 @@ class SlotFactors:
 
     features: Float[Tensor, "targets rank d_in"]
     anchors: Float[Tensor, "targets rank d_in"]
+    gains: Float[Tensor, " targets"]
+    """γ_k, the largest eigenvalue of S_k f = γ G0 f: alone and with α = η, a target keeps 1/(1 + ηγ) of itself."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     identity = torch.eye(width, dtype=torch.float64, device=regularizer.matrix.device)
     inverse = torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
     features = identity.new_zeros(len(targets), most, width)
-    anchors = torch.zeros_like(features)
+    anchors, gains = torch.zeros_like(features), identity.new_zeros(len(targets))
     for chosen, batch in target_batches(targets):
         longest = max(len(target.weights) for target in batch)
         columns, turned = (features.new_zeros(len(batch), longest, width) for _ in range(2))
@@ -75,10 +77,12 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
             root = target.weights.double().sqrt().unsqueeze(1)
             columns[k, : len(root)], turned[k, : len(root)] = root * target.features, root * target.anchors
         whitened = columns.to(dtype) @ inverse
-        mixing = torch.linalg.eigh((whitened @ whitened.mT).double()).eigenvectors.flip(2)[:, :, :most].mT
+        energy, vectors = torch.linalg.eigh((whitened @ whitened.mT).double())
+        gains[chosen] = energy[:, -1]
+        mixing = vectors.flip(2)[:, :, :most].mT
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
-    return SlotFactors(features, anchors)
+    return SlotFactors(features, anchors, gains)
 
 
 def usable_rank(targets: Sequence[TargetSlots], rank: int) -> int:

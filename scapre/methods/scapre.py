@@ -2,13 +2,16 @@
 
 Minimized, rows i and targets k (see `scapre.solver` for the legend):
 
-    Σ_i { (w_i − w0_i)ᵀ G0 (w_i − w0_i) + Σ_k η α_ik Σ_t ω_kt (w_iᵀ c_kt − w0_iᵀ c'_kt)² },  Σ_t ω_kt = 1
+    Σ_i { (w_i − w0_i)ᵀ G0 (w_i − w0_i) + Σ_k η_k α_ik Σ_t ω_kt (w_iᵀ c_kt − w0_iᵀ c'_kt)² },  Σ_t ω_kt = 1
     G0 = λ (E/d_in) I + λ_p K0 + λ_r E R̂,  E = tr K0 (so that the dials mean the same for every text encoder)
+    η_k = η / γ_k,  γ_k the largest eigenvalue of S_k f = γ G0 f,  S_k = Σ_t ω_kt c_kt c_ktᵀ
 
-followed by the geometry alignment of the rows that moved. Each target's slots are cut to `rank` directions first.
-Beyond d_in directions in all, only the first of a target's keep row weights of their own, the others take the row's
-mean over targets, and contrasts are measured along their strongest directions; see `scapre.row_systems` and
-`scapre.decoupler`.
+followed by the geometry alignment of the rows that moved. What G0 leaves free of a target beside a retained look-alike
+is little, and so is its γ_k; η_k makes up for that, and every target loses the same share of its response.
+
+Each target's slots are cut to `rank` directions first. Beyond d_in directions in all, only the first of a target's keep
+row weights of their own, the others take the row's mean over targets, and contrasts are measured along their strongest
+directions; see `scapre.row_systems` and `scapre.decoupler`.
 """
 
 from collections.abc import Mapping
@@ -35,7 +38,14 @@ HISTOGRAM_BINS = 10
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
-    "erasure_strength": Dial(1.0, "η: scales every α_ik; 0 leaves every weight as it is", 0),
+    "erasure_strength": Dial(
+        12.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
+    ),
+    "balance": Dial(
+        "targets",
+        "η_k: targets divides η by each target's γ, so that all lose the same share; none by the mean γ of all targets",
+        choices=("targets", "none"),
+    ),
     "ridge": Dial(0.05, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),
@@ -65,7 +75,6 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     with clock.phase("statistics"):
         regularizer = solver.factorize(_regularizer(problem, dials))
         alpha, report = row_weights(problem, dials)
-        alpha *= float(dials["erasure_strength"])
     with clock.phase("solve"):
         delta, precision = _solve_rows(problem, regularizer, alpha=alpha, dials=dials)
     with clock.phase("refine"):
@@ -125,11 +134,15 @@ def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targ
 def _solve_rows(
     problem: Problem, regularizer: solver.Regularizer, *, alpha: Float[Tensor, "rows targets"], dials: Dials
 ) -> tuple[Float[Tensor, "rows d_in"], dict[str, Any]]:
-    if dials["row_weights"] != "per_target":
-        gram, shift = slot_moments(problem.statistics)
+    statistics = problem.statistics
+    is_shared = dials["row_weights"] != "per_target"
+    factors = row_systems.compress_slots(regularizer, statistics.targets, rank=1 if is_shared else int(dials["rank"]))
+    strengths = _strengths(factors.gains, dials)
+    if is_shared:
+        gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
         delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
         return delta, {}
-    factors = row_systems.compress_slots(regularizer, problem.statistics.targets, rank=int(dials["rank"]))
+    alpha *= strengths.to(alpha)
     targets, rank, width = factors.features.shape
     chosen = dials["own_directions"]
     own = row_systems.own_directions(targets, rank=rank, width=width) if chosen == "auto" else int(chosen)
@@ -140,6 +153,12 @@ def _solve_rows(
         "solver_iterations": solution.iterations,
     }
     return solution.delta, precision
+
+
+def _strengths(gains: Float[Tensor, " targets"], dials: Dials) -> Float[Tensor, " targets"]:
+    """Returns η_k; 0 for a target without any feature, which has nothing to lose."""
+    units = gains if dials["balance"] == "targets" else gains.mean().expand_as(gains)
+    return torch.where(units > 0, float(dials["erasure_strength"]) / units, 0.0)
 
 
 METHOD = Method("scapre", "per-channel relevance, protected by the second moment of retained text", DIALS, _solve)

@@ -14,7 +14,7 @@ from scapre import geometry, row_systems
 from scapre.decoupler import HALF_INFORMATION
 from scapre.methods import Problem, find_method
 from scapre.methods.scapre import row_weights
-from scapre.moments import Statistics
+from scapre.moments import GROUP_SHARES, Statistics
 from tests.scapre.problems import ROWS, WIDTH, assert_close, naive_rows, problem_of, solve
 
 LN2 = math.log(2.0)
@@ -54,7 +54,12 @@ def naive_scapre(problem: Problem, *, ridge: float, kept: float, strength: float
         for feature in retained.features[group]:
             moment += share / retained.counts[group] * torch.outer(feature, feature)
     gram = kept * moment + ridge * float(moment.trace()) / WIDTH * torch.eye(WIDTH, dtype=torch.float64)
-    return naive_rows(problem.base, gram, problem.statistics.targets, strength * alpha) - problem.base
+    gains = []
+    for target in problem.statistics.targets:
+        slots = target.features.mT @ (target.weights[:, None] * target.features)
+        gains.append(float(torch.linalg.eigvals(torch.linalg.solve(gram, slots)).real.max()))
+    strengths = strength / torch.tensor(gains, dtype=torch.float64)
+    return naive_rows(problem.base, gram, problem.statistics.targets, strengths * alpha) - problem.base
 
 
 @given(seed=st.integers(0, 200), ridge=st.floats(1e-3, 1.0), kept=st.floats(0.1, 50.0), strength=st.floats(0.01, 100.0))
@@ -67,7 +72,7 @@ def test_scapre_equals_its_formula(seed: int, ridge: float, kept: float, strengt
 
 def test_many_targets_are_solved_to_the_tolerance_and_the_approximation_stays_close() -> None:
     problem = problem_of(targets=40, found=60)
-    exact = naive_scapre(problem, ridge=0.01, kept=30.0, strength=1.0, alpha=solve_weights(problem))
+    exact = naive_scapre(problem, ridge=0.01, kept=30.0, strength=12.0, alpha=solve_weights(problem))
     every = solve(problem, "scapre", ridge=0.01, rank=99, own_directions=99)
     assert every.diagnostics["solver_error"] <= row_systems.TOLERANCE[torch.float32]
     assert_close(every.delta, exact, 3e-3)
@@ -140,6 +145,42 @@ def test_with_everything_off_it_is_plain_least_squares(seed: int, strength: floa
     assert_close(
         solve(problem, "scapre", ridge=0.01, erasure_strength=strength, **EVERYTHING_OFF).delta, expected, 1e-8
     )
+
+
+EVERY_CHANNEL: list[dict[str, float | str]] = [
+    {"row_weights": "uniform"},
+    {"row_weights": "shared", "noise": 1e-6},
+    {"row_weights": "per_target", "noise": 1e-6},
+]
+
+
+@pytest.mark.parametrize("every_channel", EVERY_CHANNEL, ids=lambda dials: str(dials["row_weights"]))
+@pytest.mark.parametrize("strength", [0.5, 12.0])
+def test_every_target_keeps_the_same_share_however_much_of_it_is_retained(every_channel: dict, strength: float) -> None:
+    """Targets that do not meet in G0⁻¹, one of them a hundred times as much retained text as the other."""
+    axes = torch.eye(WIDTH, dtype=torch.float64)
+    problem = problem_of(targets=2)
+    retained = dataclasses.replace(
+        problem.statistics.retained, sums={group: torch.diag(1 + 99 * axes[0]) for group in GROUP_SHARES}
+    )
+    slots = iter((axes[:1], axes[1:2]))
+    one = torch.ones(1, dtype=torch.float64)
+    targets = with_targets(
+        problem,
+        lambda t: dataclasses.replace(t, features=next(slots), anchors=axes[2:3], neutrals=(axes[3:4],), weights=one),
+    ).statistics.targets
+    problem = Problem(problem.base, problem.parts, Statistics(targets, retained))
+    wanted = problem.base[:, :2] - problem.base[:, 2:3]
+
+    def kept(**dials: float | str) -> Tensor:
+        after = (problem.base + solve(problem, "scapre", erasure_strength=strength, **every_channel, **dials).delta)[
+            :, :2
+        ]
+        return (after - problem.base[:, 2:3]) / wanted
+
+    torch.testing.assert_close(kept(), torch.full_like(wanted, 1 / (1 + strength)), rtol=1e-3, atol=0)
+    uneven = kept(balance="none").mean(dim=0)
+    assert float(uneven[0]) > 1.5 * float(uneven[1])  # the control
 
 
 def test_number_of_own_directions_can_be_chosen() -> None:
