@@ -5,15 +5,17 @@ With B an orthonormal basis of the null space, η Σ_e ‖(W0 + Δ) c_e − W0 c
     Δ = η W0 N B (η Bᵀ S B + λ I)⁻¹ Bᵀ,   S = Σ c cᵀ,   N = Σ (c' − c) cᵀ.
 
 Which retained slots span the space is decided by the prior shift ‖Δ_e c_p‖², where Δ_e is the same edit without a null
-space: only slots that move by at least `filter_factor` times the mean count. The empty prompt always counts.
+space: only slots that move by at least `filter_factor` times the mean count. The empty prompt, start token included,
+always counts.
 
 Guarantees:
     1. With null_share = 0 the response to every slot that counts stays as it is, to rounding.
     2. With a larger share, ‖Δ c‖² summed over them is at most ‖Δ‖² times that share of their energy.
 
 Unknown in the publication: the threshold under which a singular value counts as null, in units that carry over to other
-text encoders (here a share of energy). Left out: the augmentation of retained text by random directions, which needs
-noise; what it protects, a broad vocabulary covers here. The start token belongs to every retained prompt.
+text encoders. Chosen: a share of energy; slots are filtered one by one; what the publication keeps by equality counts
+among the retained slots. Left out: the augmentation of retained text by random directions, which needs noise; what it
+protects, a broad vocabulary covers here.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from torch import Tensor
 from scapre import decoupler
 from scapre.geometry import align_geometry
 from scapre.methods import METHODS, Problem, find_method, released
+from scapre.methods.base import READING_DIALS
 from scapre.moments import Statistics
 from tests.scapre.problems import ROWS, WIDTH, assert_close, each_slot, problem_of, solve
 
@@ -33,6 +34,34 @@ def test_order_of_targets_is_irrelevant(method: str) -> None:
     turned = Problem(problem.base, problem.parts, Statistics(statistics.targets[::-1], statistics.retained))
     dials = {"noise": 0} if method == "scapre-released" else {}  # its noise is drawn target by target
     assert_close(solve(turned, method, **dials).delta, solve(problem, method, **dials).delta, 1e-8)
+
+
+DIALS_TURNED = {
+    "rece": {"erasure_strength": 2, "retention_strength": 1, "ridge": 2, "rounds": 1, "attack_ridge": 1},
+    "speed": {"erasure_strength": 2, "ridge": 2, "filter_factor": 3, "null_share": 0.01},
+    "oce": {"erasure_strength": 2, "empty_strength": 5, "subspace_energy": 0.5, "subspace_share": 0.1},
+    "uce": {"erasure_strength": 2, "retention_strength": 1, "ridge": 2},
+    "scapre-printed": {
+        **{"erasure_strength": 2, "ridge": 2, "conflict_strength": 1e3, "relevance_strength": 9},
+        **{"neutral": "nearest", "noise": 5, "geometry": 1},
+    },
+    "scapre-released": {
+        **{"erasure_strength": 2, "ridge": 2, "mask_power": 2, "mask_temperature": 2, "samples": 9},
+        **{"noise": 60, "pull_back": 0, "seed": 1},
+    },
+}
+
+
+@pytest.mark.parametrize(("method", "dial"), [(m, dial) for m, dials in DIALS_TURNED.items() for dial in dials])
+def test_every_dial_turns_something(method: str, dial: str) -> None:
+    problem, dials = problem_of(found=40), {"noise": 20} if method == "scapre-released" else {}
+    before = solve(problem, method, **dials).delta
+    assert not torch.equal(before, solve(problem, method, **{**dials, dial: DIALS_TURNED[method][dial]}).delta)
+
+
+def test_no_dial_is_left_out() -> None:
+    for method in set(METHODS) - {"scapre"}:  # whose dials are turned on a pipeline, how text is read included
+        assert set(METHODS[method].dials) - set(READING_DIALS) == set(DIALS_TURNED[method])
 
 
 def naive_sylvester(problem: Problem, *, ridge: float, strength: float, penalty: float, gate_strength: float) -> Tensor:
