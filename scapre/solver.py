@@ -23,6 +23,8 @@ WORST_CONDITION = 1e13
 """Beyond it a float64 solution has fewer than three correct digits."""
 RANK_TOLERANCE = 1e-13
 """Singular values below this fraction of the largest count as 0."""
+COLUMNS_PER_SAMPLE = 8
+"""One column of so many is looked at first for the span of all."""
 LONGEST_SERIES = 16
 """Terms beyond which a factorization for every shift is cheaper."""
 
@@ -125,10 +127,16 @@ def orthonormal_basis(columns: Float[Tensor, "d_in columns"]) -> Float[Tensor, "
 def thin_factors(
     matrix: Float[Tensor, "d_in d_in"],
 ) -> tuple[Float[Tensor, "d_in rank"], Float[Tensor, "rank d_in"]]:
-    """Returns two factors of `matrix` whose common side is its rank."""
-    left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = _significant(sigma)
-    return left[:, kept] * sigma[kept], right[kept]
+    """Returns an orthonormal basis of the columns of `matrix` and its coordinates, whose common side is its rank.
+
+    A few of the columns span a thin matrix; all of them are factorized only if these do not.
+    """
+    few = orthonormal_basis(matrix[:, ::COLUMNS_PER_SAMPLE])
+    inside = few.mT @ matrix
+    if float((matrix - few @ inside).norm()) <= RANK_TOLERANCE * float(matrix.norm()):
+        return few, inside
+    basis = orthonormal_basis(matrix)
+    return basis, basis.mT @ matrix
 
 
 def _inverse(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:

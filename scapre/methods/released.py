@@ -100,12 +100,14 @@ def solve_systems(problem: Problem, systems: RowSystems) -> Float[Tensor, "rows 
     left, right = solver.thin_factors(systems.wanted)
     inverses = solver.shifted_inverses(systems.shared, systems.shifts)
     for shift, inverse, rows in zip(systems.shifts, inverses, problem.parts.values(), strict=True):
-        base, mask, weights = problem.base[rows], systems.mask[rows].unsqueeze(1), systems.row_weights[rows]
-        unbent = base @ (shift * inverse) + (mask * (base @ left)) @ (right @ inverse)
+        base = problem.base[rows]
+        mask, weights = systems.mask[rows].unsqueeze(1), systems.row_weights[rows].unsqueeze(1)
         solved = inverse @ systems.span
         kappa, turn = torch.linalg.eigh(systems.span.mT @ solved)
-        damping = weights.unsqueeze(1) / (1.0 + weights.unsqueeze(1) * kappa)
-        edited[rows] = unbent - ((unbent @ (systems.span @ turn)) * damping) @ (solved @ turn).mT
+        damping = weights / (1.0 + weights * kappa)
+        answer = torch.mm(base, shift * inverse, out=edited[rows])  # no copies: rows × d_in is what this is bound by
+        answer.addmm_(mask * (base @ left), right @ inverse)
+        answer.addmm_((answer @ (systems.span @ turn)) * damping, (solved @ turn).mT, alpha=-1.0)
     return edited
 
 
