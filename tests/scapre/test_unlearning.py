@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -57,13 +58,17 @@ def test_target_answers_like_its_anchor_and_retained_text_as_before(make_pipelin
     assert max(edit.diagnostics["residual_response"].values()) < 1e-3
 
 
-def test_retention_strength_protects_what_is_retained(pipeline) -> None:
-    changes = [
-        unlearn(pipeline, retention_strength=value, row_weights="uniform").diagnostics["retained_response"]
-        for value in (0.0, 1.0, 100.0)
-    ]
-    assert changes == sorted(changes, reverse=True)
-    assert changes[2] < 0.3 * changes[0]
+def test_retention_strength_protects_what_is_retained(make_pipeline) -> None:
+    """What a share of forgetting costs retained text falls; the share itself depends on what is protected."""
+    pipeline = make_pipeline(width=160)  # room for what targets and retained names do not share
+
+    def cost(strength: float) -> float:
+        found = unlearn(pipeline, retention_strength=strength).diagnostics
+        return found["retained_response"] / (1.0 - statistics.mean(found["residual_response"].values()))
+
+    costs = [cost(strength) for strength in (0.0, 1.0, 100.0)]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[2] < 0.3 * costs[0]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -129,6 +134,7 @@ def test_two_processes_write_the_same_bytes(checkpoint: Path, tmp_path: Path) ->
     ("dial", "values"),
     [
         ("erasure_strength", (0.1, 1.0)),
+        ("balance", ("targets", "none")),
         ("ridge", (0.01, 0.1)),
         ("retention_strength", (0.5, 1.0)),
         ("conflict_strength", (0.0, 0.5)),
