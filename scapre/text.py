@@ -21,8 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.slots import EncodedPrompt, Run, shifted
 
-BATCH_TOKENS = 32 * 77
-"""Tokens an encoder is given at once, which bounds its memory."""
+BATCH_TOKENS: Mapping[str, int] = {"cpu": 8 * 77}
+"""Tokens an encoder is given at once on each kind of device, which bounds its memory."""
+OTHER_BATCH_TOKENS = 64 * 77
 _HALF = (torch.float16, torch.bfloat16)
 _TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -146,21 +147,25 @@ class TextStack:
                 return_tensors="pt",
             )
         ids, mask = tokens.input_ids, tokens.attention_mask
-        size = max(1, BATCH_TOKENS // ids.shape[1])
+        tokens_at_once = BATCH_TOKENS.get(self._device.type, OTHER_BATCH_TOKENS)
+        size = max(1, tokens_at_once // ids.shape[1])
         hidden = [self._hidden(*part) for part in zip(ids.split(size), mask.split(size), strict=True)]
         return torch.cat(hidden), (mask.sum(dim=1) - 1).tolist()
 
     def _hidden(
         self, ids: Int[Tensor, "prompts slots"], mask: Int[Tensor, "prompts slots"]
     ) -> Float[Tensor, "prompts slots d_in"]:
-        device = next(self.encoder.parameters()).device
         uses_mask = self.masks_padding or bool(getattr(self.encoder.config, "use_attention_mask", False))
         output = self.encoder(
-            ids.to(device),
-            attention_mask=mask.to(device) if uses_mask else None,
+            ids.to(self._device),
+            attention_mask=mask.to(self._device) if uses_mask else None,
             output_hidden_states=self.hidden_layer is not None,
         )
         return output.last_hidden_state if self.hidden_layer is None else output.hidden_states[self.hidden_layer]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
 
     def _kept(self, hidden: Float[Tensor, "slots d_in"], end: int) -> EncodedPrompt:
         padding = self._padding(end)

@@ -70,6 +70,7 @@ def unlearn(
         with clock.phase("statistics"):
             device = next(iter(base.projections.values())).device
             statistics = gather_statistics(encoder, passage, padding_slots=order.reading.padding_slots, device=device)
+            del encoder  # its features take more memory than anything that follows
             problem = Problem.of(base.projections, statistics)
         solution = order.method.solve(problem, order.dials, clock)
         spec = EditSpec(

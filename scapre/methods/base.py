@@ -75,7 +75,10 @@ class Problem:
         for name, weight in projections.items():
             parts[name] = slice(first, first + len(weight))
             first += len(weight)
-        rows = torch.cat([weight.detach().double() for weight in projections.values()])
+        example = next(iter(projections.values()))
+        rows = torch.empty(first, example.shape[1], dtype=torch.float64, device=example.device)
+        for name, weight in projections.items():  # one at a time: all of them as float64 twice would be the peak
+            rows[parts[name]] = weight.detach()
         return cls(rows, parts, statistics)
 
 
