@@ -91,7 +91,13 @@ def build_candidate(services: Services, plan: Plan, base: Base) -> Candidate:
             scapre.Concept(s.concept, kind=s.kind, aliases=tuple(s.aliases), anchor=s.anchor) for s in plan.subjects
         ]
         edit = scapre.unlearn(
-            base.folder, concepts, retain=list(plan.retain), method=plan.method, withheld=plan.withheld, **plan.dials
+            base.folder,
+            concepts,
+            retain=list(plan.retain),
+            method=plan.method,
+            withheld=plan.withheld,
+            cache=services.settings.feature_cache,
+            **plan.dials,
         )
         scapre.merge(edit, base.folder, folder)
         edit.save(edit_path)

@@ -135,6 +135,11 @@ class Settings(BaseSettings):
             "timeout_seconds": self.s3_timeout_seconds,
         }
 
+    @property
+    def feature_cache(self) -> Path:
+        """File in which the engine keeps what text encoders made of retained text; deleting it costs time."""
+        return self.home / "cache" / "features.db"
+
     def resolve_device(self) -> Literal["cpu", "cuda"]:
         """Returns where to compute on this machine.
 

@@ -22,6 +22,7 @@ from torch import nn
 from scapre.concepts import Concept, name_key
 from scapre.determinism import allowed_threads, single_threaded
 from scapre.errors import InvalidConceptError
+from scapre.feature_cache import FeatureCache
 from scapre.slots import EncodedPrompt, aligned_slot
 from scapre.text import TextSource, TextStack
 
@@ -75,10 +76,10 @@ class ConceptPrompt:
 
 
 class PromptEncoder:
-    """Encodes prompts, each distinct one once."""
+    """Encodes prompts, each distinct one once; with a cache, retained ones once and for all."""
 
-    def __init__(self, text: TextSource) -> None:
-        self._text = text
+    def __init__(self, text: TextSource, cache: FeatureCache | None = None) -> None:
+        self._text, self._cache = text, cache
         self._reader: TextSource | None = None
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
@@ -96,13 +97,16 @@ class PromptEncoder:
                 prompts that are only ever read by themselves needs no more than are read.
         """
         pending = sorted({prompt for prompt in prompts if not self._holds(prompt, padding)})
-        if not pending:
-            return
-        self._encoded.update(self._read(pending, padding))
         if padding is None:
             self._thinned.difference_update(pending)
         else:
             self._thinned.update(pending)
+            if self._cache:
+                known = self._cache.read(pending, padding)
+                self._encoded.update(known)
+                pending = [prompt for prompt in pending if prompt not in known]
+        if pending:
+            self._encoded.update(self._read(pending, padding))
 
     def _holds(self, prompt: str, padding: int | None) -> bool:
         return prompt in self._encoded and (padding is not None or prompt not in self._thinned)
@@ -119,7 +123,10 @@ class PromptEncoder:
 
         with _evaluating(reader.modules.values()), single_threaded(), ThreadPoolExecutor(workers) as pool:
             for batch, encoded in zip(batches, pool.map(read, batches), strict=True):
-                yield from zip(batch, encoded, strict=True)
+                made = dict(zip(batch, encoded, strict=True))
+                if self._cache and padding is not None:
+                    self._cache.keep(made, padding)
+                yield from made.items()
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
         """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.

@@ -1,14 +1,17 @@
 """From a base model and concepts to an edit: encode, statistics, solve, refine."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scapre.architectures.base import BaseModel
 from scapre.checkpoint import read_base
 from scapre.concepts import (
     Concept,
@@ -23,6 +26,7 @@ from scapre.determinism import Stopwatch, single_threaded
 from scapre.diagnosis import Preflight, examine
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
+from scapre.feature_cache import FeatureCache
 from scapre.methods import Method, Problem, find_method
 from scapre.methods.base import reading_of
 from scapre.moments import Passage, Reading, gather_statistics, read_text
@@ -40,6 +44,7 @@ def unlearn(
     method: str = "scapre",
     *,
     withheld: Sequence[str] = (),
+    cache: Path | None = None,
     **dials: DialValue,
 ) -> Edit:
     """Returns the edit that makes a model forget `concepts`; the model itself is not changed.
@@ -50,6 +55,8 @@ def unlearn(
         retain: names that must survive, in addition to those found in the engine's own vocabulary.
         method: name of the method, see `scapre.methods.METHODS`.
         withheld: names the vocabulary must not propose, so that what nobody named can be measured.
+        cache: file in which features of retained text are kept for the next edit of the same base, whatever its
+            targets; they are encoded anew if `None`. The edit is the same.
         **dials: settings of the method; unknown ones are refused.
 
     Raises:
@@ -65,8 +72,9 @@ def unlearn(
     with single_threaded(), torch.no_grad():
         with clock.phase("encode"):
             base = read_base(pipeline_or_path)
-            encoder = PromptEncoder(base.text)
-            passage, found = order.read(encoder)
+            with _open_cache(cache, base) as kept:
+                encoder = PromptEncoder(base.text, kept)
+                passage, found = order.read(encoder)
         with clock.phase("statistics"):
             device = next(iter(base.projections.values())).device
             statistics = gather_statistics(encoder, passage, padding_slots=order.reading.padding_slots, device=device)
@@ -96,6 +104,7 @@ def preflight(
     method: str = "scapre",
     *,
     withheld: Sequence[str] = (),
+    cache: Path | None = None,
     **dials: DialValue,
 ) -> Preflight:
     """Returns what `unlearn` would do, as far as text can tell: anchors, names at risk, warnings.
@@ -104,7 +113,18 @@ def preflight(
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
     with single_threaded(), torch.no_grad():
-        return order.read(PromptEncoder(read_base(pipeline_or_path).text))[1]
+        base = read_base(pipeline_or_path)
+        with _open_cache(cache, base) as kept:
+            return order.read(PromptEncoder(base.text, kept))[1]
+
+
+@contextlib.contextmanager
+def _open_cache(file: Path | None, base: BaseModel) -> Generator[FeatureCache | None]:
+    if file is None:
+        yield None
+        return
+    with contextlib.closing(FeatureCache(file, base)) as cache:
+        yield cache
 
 
 @dataclass(frozen=True)

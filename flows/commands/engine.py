@@ -37,8 +37,12 @@ def unlearn(
         bool, typer.Option("--dry-run", help="Say what each concept would become and which names are at risk; no more.")
     ] = False,
 ) -> int:
-    """Forget concepts in a checkpoint; nothing but text is needed."""
+    """Forget concepts in a checkpoint; nothing but text is needed.
+
+    What the text encoder makes of retained names is kept in the home folder, so that the next time takes less.
+    """
     import scapre
+    from infra.settings import load_settings
 
     concepts = [*(concept or []), *_lines(concepts_file)]
     if not concepts:
@@ -52,11 +56,12 @@ def unlearn(
         typer.echo(f"note: {way}; an edit leaves that as it is", err=True)
     dials: dict[str, Any] = dict(parse_dials(dial or []))
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
+    cache = load_settings().feature_cache
     if dry_run:
-        _show_preflight(scapre.preflight(base, targets, retain=retained, method=method, **dials))
-        typer.echo("dry run: nothing was solved and nothing was written")
+        _show_preflight(scapre.preflight(base, targets, retain=retained, method=method, cache=cache, **dials))
+        typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
-    edit = scapre.unlearn(base, targets, retain=retained, method=method, **dials)
+    edit = scapre.unlearn(base, targets, retain=retained, method=method, cache=cache, **dials)
     for warning in edit.diagnostics["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"edit {edit.digest} of base {edit.base_digest}")

@@ -39,14 +39,14 @@ HISTOGRAM_BINS = 10
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(
-        12.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
+        10.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
     ),
     "balance": Dial(
         "targets",
         "η_k: targets divides η by each target's γ, so that all lose the same share; none by the mean γ of all targets",
         choices=("targets", "none"),
     ),
-    "ridge": Dial(0.05, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
+    "ridge": Dial(0.02, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),
     "noise": Dial(

@@ -1,0 +1,114 @@
+"""Features kept on disk: the same edit with and without, and nothing is used that does not fit."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipelines import build
+
+import scapre
+from scapre import Concept
+from scapre.architectures.registry import read_pipeline
+from scapre.feature_cache import FeatureCache, encoder_digest
+from scapre.text import TextStack
+
+TARGETS, NAMES = [Concept("cat"), Concept("bird")], ["dog", "tree"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "features.db"
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every prompt an encoder was given, in the order of the calls."""
+    given: list[str] = []
+    encode = TextStack.encode
+
+    def watched(stack: TextStack, prompts):
+        given.extend(prompts)
+        return encode(stack, prompts)
+
+    monkeypatch.setattr(TextStack, "encode", watched)
+    return given
+
+
+def edited(pipeline, cache: Path | None, *, named=NAMES, targets=TARGETS) -> str:
+    edit = scapre.unlearn(pipeline, targets, named, cache=cache, longest_word=0, vocabulary=60)
+    return edit.edited_digest
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-1", "stable-diffusion-3", "flux", "pixart-sigma", "sana"])
+def test_the_edit_is_the_same_without_with_and_with_some_of_the_features(family: str, file: Path) -> None:
+    pipeline = build(family)
+    plain = edited(pipeline, None)
+    edited(pipeline, file, named=["dog"], targets=[Concept("horse")])  # some are there, in other company
+    assert edited(pipeline, file) == plain
+    assert edited(pipeline, file) == plain
+
+
+def test_retained_text_is_encoded_once(pipeline, file: Path, encoded: list[str]) -> None:
+    edited(pipeline, file)
+    first = len(encoded)
+    edited(pipeline, file)
+    again = encoded[first:]
+    assert first > 150
+    assert len(again) < first / 2
+    assert not [prompt for prompt in again if "tree" in prompt]
+    assert [prompt for prompt in again if "cat" in prompt]  # the control: sentences that are aligned are read whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: next(p.text_encoder.parameters()).data.mul_(1.5),
+        lambda p: setattr(p.text_encoder.config, "hidden_act", "gelu_new"),
+        lambda p: setattr(p.tokenizer, "pad_token", "dog</w>"),
+        lambda p: p.tokenizer.add_tokens(["zebra"]),
+        lambda p: p.to(torch.float32),
+    ],
+    ids=["weights", "configuration", "padding token", "vocabulary", "type"],
+)
+def test_another_encoder_has_features_of_its_own(make_pipeline, change) -> None:
+    pipeline, other = make_pipeline(), make_pipeline()
+    assert encoder_digest(read_pipeline(pipeline)) == encoder_digest(read_pipeline(other))
+    change(other)
+    assert encoder_digest(read_pipeline(pipeline)) != encoder_digest(read_pipeline(other))
+
+
+def test_calls_leave_the_digest_as_it_is(pipeline) -> None:
+    before = encoder_digest(read_pipeline(pipeline))
+    pipeline.tokenizer("a cat", padding="max_length", max_length=9, truncation=True)
+    assert encoder_digest(read_pipeline(pipeline)) == before
+
+
+def test_damaged_features_are_made_anew(pipeline, file: Path, encoded: list[str]) -> None:
+    plain = edited(pipeline, file)
+    cold = len(encoded)
+    with sqlite3.connect(file) as connection:
+        connection.create_function("spoiled", 1, lambda held: held[:-1] + bytes([held[-1] ^ 1]))
+        connection.execute("UPDATE features SET held = spoiled(held)")
+    connection.close()
+    assert edited(pipeline, file) == plain
+    assert len(encoded) == 2 * cold
+
+
+@pytest.mark.parametrize("spoil", [lambda f: f.mkdir(), lambda f: f.write_bytes(b"no database" * 999)])
+def test_a_cache_that_cannot_be_used_is_a_warning(pipeline, file: Path, spoil) -> None:
+    plain = edited(pipeline, None)
+    file.parent.mkdir()
+    spoil(file)
+    with pytest.warns(UserWarning, match=r"features\.db cannot be used .* free space or delete the file"):
+        assert edited(pipeline, file) == plain
+
+
+def test_a_cache_that_fails_on_the_way_is_a_warning(pipeline, file: Path) -> None:
+    plain = edited(pipeline, None)
+    with sqlite3.connect(file.parent.mkdir() or file) as connection:
+        FeatureCache(file, read_pipeline(pipeline)).close()
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON features BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    connection.close()
+    with pytest.warns(UserWarning, match="disk full"):
+        assert edited(pipeline, file) == plain
