@@ -111,6 +111,7 @@ class Bench:
             retain=arena.retain,
             method=contestant.method,
             withheld=arena.hidden,
+            cache=None,
             **contestant.dials,
         )
         edit.apply(self._pipeline)

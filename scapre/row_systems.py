@@ -45,6 +45,11 @@ class SlotFactors:
     gains: Float[Tensor, " targets"]
     """γ_k, the largest eigenvalue of S_k f = γ G0 f: alone and with α = η, a target keeps 1/(1 + ηγ) of itself."""
 
+    def weighted(self, strengths: Float[Tensor, " targets"]) -> "SlotFactors":
+        """Returns the same with every target counting `strengths` times as much."""
+        root = strengths.sqrt().view(-1, 1, 1)
+        return SlotFactors(root * self.features, root * self.anchors, strengths * self.gains)
+
 
 @dataclass(frozen=True)
 class RowSolution:

@@ -142,7 +142,7 @@ def _solve_rows(
         gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
         delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
         return delta, {}
-    alpha *= strengths.to(alpha)
+    factors = factors.weighted(strengths)  # rather than α: what all rows share is solved at once
     targets, rank, width = factors.features.shape
     chosen = dials["own_directions"]
     own = row_systems.own_directions(targets, rank=rank, width=width) if chosen == "auto" else int(chosen)
