@@ -78,9 +78,17 @@ class Bench:
     """The reference model, its detectors, and what was measured before."""
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, detectors: Detectors, *, pictures: Path, results: Path, batch: int = 64
+        self,
+        pipeline: StableDiffusionPipeline,
+        detectors: Detectors,
+        *,
+        pictures: Path,
+        results: Path,
+        features: Path | None = None,
+        batch: int = 64,
     ) -> None:
         self._pipeline, self._detectors, self._batch = pipeline, detectors, batch
+        self._features = features
         self._store, self._results = PictureStore(pictures), results
         self._sampler = default_sampler(pipeline)
         self._templates = {head: load_pack(pack).prompts() for head, pack in PACKS.items()}
@@ -111,7 +119,7 @@ class Bench:
             retain=arena.retain,
             method=contestant.method,
             withheld=arena.hidden,
-            cache=None,
+            cache=self._features,
             **contestant.dials,
         )
         edit.apply(self._pipeline)

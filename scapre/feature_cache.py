@@ -36,7 +36,7 @@ class FeatureCache:
     """What the text encoders of one base model made of prompts; many processes may use one file."""
 
     def __init__(self, file: Path, base: BaseModel) -> None:
-        self._file, self._device = file, next(iter(base.text.tensors().values())).device
+        self._file, self._device = file, _device(base)
         self._encoder = encoder_digest(base)
         self._connection: sqlite3.Connection | None = None
         try:
@@ -97,9 +97,12 @@ class FeatureCache:
 def encoder_digest(base: BaseModel) -> str:
     """Returns the SHA-256 over all that features depend on: weights, configurations, tokenizers, how they are read."""
     weights = {name: base.tensor_digests[name] for name in base.text.tensors()}
-    device = next(iter(base.text.tensors().values())).device.type
-    how = canonical_json([_described(base.text), device, torch.__version__])
+    how = canonical_json([_described(base.text), _device(base).type, torch.__version__])
     return combined_digest({**weights, "how": hashlib.sha256(how.encode()).hexdigest()})
+
+
+def _device(base: BaseModel) -> torch.device:
+    return next(iter(base.text.tensors().values())).device
 
 
 def _described(part: Any) -> Any:

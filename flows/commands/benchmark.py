@@ -76,6 +76,7 @@ def benchmark(
         load_detectors(services.settings.detectors, device),
         pictures=services.benchmark / "pictures",
         results=services.benchmark / "results.jsonl",
+        features=services.settings.feature_cache,
     )
     found: list[Result] = []
     contestants = [

@@ -1,5 +1,6 @@
 """`scapre unlearn` and `scapre export` on the reference model: what is written, what is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from flows.cli import run
 from flows.exit_codes import ExitCode
 
 MODEL = "infra/reference/model"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory, _environment_put_back_after_module: None) -> None:
+    os.environ["SCAPRE_HOME"] = str(tmp_path_factory.mktemp("home"))  # not the one of whoever runs the tests
 
 
 @pytest.fixture(scope="module")
