@@ -5,14 +5,14 @@ Guarantees:
     2. A vocabulary entry that is nearly the same text as a target counts as its synonym and is not retained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.concepts import Concept
+from scapre.concepts import Concept, word_keys
 from scapre.embeddings import BARE, EMPTY_PROMPT, PromptEncoder, fill
 from scapre.vocabulary import shapeless_names
 
@@ -84,8 +84,11 @@ def find_neighbours(
 def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, closest: float) -> str:
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
-    A name the engine found must not be nearer than `closest`, since what is nearly the target would be drawn as the
-    target; and it must name a thing. Unsafe content becomes the empty prompt, since what lies near it is seldom better.
+    Names the user wants kept come first, if the target is more like them than like the average name: the user vouches
+    that the base draws them, and as something else. A name the engine found is a guess. It must not be nearer than
+    `closest` nor share a word with the target, since what is nearly the target, or a part of its name, would be drawn
+    as the target; and it must name a thing. Unsafe content becomes the empty prompt, since what lies near it is seldom
+    better.
     """
     if concept.anchor is not None:
         return concept.anchor
@@ -93,9 +96,20 @@ def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, clo
         return default
     if concept.kind == "unsafe":
         return EMPTY_PROMPT
-    shapeless = shapeless_names()
-    usable = (n.name for n in around if n.is_named or (n.cosine <= closest and n.name not in shapeless))
-    return next(usable, EMPTY_PROMPT)
+    named = [near.name for near in around if near.is_named and near.cosine > 0]
+    return next(iter(named), None) or next(_usable_found(concept, around, closest), EMPTY_PROMPT)
+
+
+def _usable_found(concept: Concept, around: Sequence[Near], closest: float) -> Iterator[str]:
+    own_words = {word for name in concept.names for word in word_keys(name)}
+    return (
+        near.name
+        for near in around
+        if not near.is_named
+        and near.cosine <= closest
+        and near.name not in shapeless_names()
+        and own_words.isdisjoint(word_keys(near.name))
+    )
 
 
 def _nearness(

@@ -122,8 +122,8 @@ _READING = Reading()
 READING_DIALS: Mapping[str, Dial] = {
     "anchor": Dial(
         _READING.anchor,
-        "c': what targets without an anchor of their own become: nearest takes the nearest retained name (the empty "
-        "prompt for unsafe content), empty is the empty prompt",
+        "c': what targets without an anchor of their own become: nearest takes the nearest retained name, named "
+        "ones first (the empty prompt for unsafe content), empty is the empty prompt",
         is_text=True,
     ),
     "anchor_cosine": Dial(

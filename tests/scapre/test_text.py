@@ -242,21 +242,35 @@ def test_words_the_tokenizer_spells_out_are_strangers(encoder) -> None:
         (Concept("cat", anchor="horse"), "nearest", "horse"),
         (Concept("cat", anchor=""), "nearest", ""),
         (Concept("cat"), "object", "object"),
-        (Concept("cat"), "nearest", "dog"),
+        (Concept("cat"), "nearest", "horse"),
         (Concept("cat", kind="unsafe"), "nearest", ""),
     ],
 )
-def test_a_target_becomes_its_anchor_or_its_nearest_retained_name(concept, default: str, anchor: str) -> None:
+def test_a_target_becomes_its_anchor_or_its_nearest_named_neighbour(concept, default: str, anchor: str) -> None:
     around = [
-        Near("kitten", 0.85, is_named=False),  # nearly a cat
-        Near("running", 0.7, is_named=False),  # no thing
+        Near("kitten", 0.85, is_named=False),
         Near("dog", 0.6, is_named=False),
         Near("horse", 0.5, is_named=True),
+        Near("violin", -0.1, is_named=True),
     ]
     assert choose_anchor(concept, around, default=default, closest=0.8) == anchor
-    named = [Near("kitten", 0.85, is_named=True), *around[1:]]
-    assert choose_anchor(Concept("cat"), named, default="nearest", closest=0.8) == "kitten"
-    assert choose_anchor(Concept("cat"), (), default="nearest", closest=0.8) == ""
+
+
+def test_a_found_anchor_is_a_thing_and_neither_nearly_nor_partly_the_target() -> None:
+    around = [
+        Near("wildcat", 0.85, is_named=False),  # nearly the target
+        Near("running", 0.7, is_named=False),  # no thing
+        Near("cats", 0.65, is_named=False),  # part of its name
+        Near("dog", 0.6, is_named=False),
+        Near("violin", -0.1, is_named=True),  # named, and less like the target than the average name
+    ]
+    tiger_cat = Concept("tiger cat")
+    assert choose_anchor(tiger_cat, around, default="nearest", closest=0.8) == "dog"
+    assert choose_anchor(Concept("tiger"), around, default="nearest", closest=0.8) == "cats"
+    assert choose_anchor(tiger_cat, around, default="nearest", closest=0.9) == "wildcat"
+    assert choose_anchor(tiger_cat, around[:3], default="nearest", closest=0.8) == ""
+    named = [Near("wildcat", 0.85, is_named=True), *around[1:]]
+    assert choose_anchor(tiger_cat, named, default="nearest", closest=0.8) == "wildcat"
 
 
 def test_without_retained_names_the_anchor_is_neutral(encoder) -> None:
