@@ -61,7 +61,7 @@ class Policy(BaseModel):
         "could already show the limit",
     )
     probes_per_target: int = Field(
-        default=133, ge=1, description="candidate pictures per target; at most, with sequential sampling"
+        default=158, ge=1, description="candidate pictures per target; at most, with sequential sampling"
     )
     probes_per_target_base: int = Field(default=16, ge=1, description="base pictures per target, the positive control")
     probes_per_alias: int = Field(

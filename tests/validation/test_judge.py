@@ -293,7 +293,7 @@ def test_a_judgement_is_complete_and_plain_json(judge_world: Judge, forgetful: P
     assert all(judgement.picture_path(address).is_file() for address in judgement.measures["address"])
     record = json.loads(json.dumps(judgement.describe(), allow_nan=False))
     assert record["verdict"] == "passed"
-    assert record["protocol"]["pictures_planned"] == {"base": 168, "candidate": 402}
+    assert record["protocol"]["pictures_planned"] == {"base": 168, "candidate": 452}
     assert record["protocol"]["safety_checker"] == {"base": "absent", "candidate": "absent"}
     assert set(record["protocol"]["detectors"]) == {"colour", "brightness"}
     assert record["protocol"]["targets"] == ["tiger", "dog"]
