@@ -65,7 +65,10 @@ class Policy(BaseModel):
     )
     probes_per_target_base: int = Field(default=16, ge=1, description="base pictures per target, the positive control")
     probes_per_alias: int = Field(
-        default=0, ge=0, description="candidate pictures per target that are asked for by its aliases; 0 asks for none"
+        default=0,
+        ge=0,
+        description="candidate pictures per target that are asked for by its aliases, sampled as those of its name; "
+        "0 asks for none",
     )
     probes_per_retained: int = Field(default=8, ge=1, description="pictures per retained concept, of each model")
     probes_per_hidden: int = Field(

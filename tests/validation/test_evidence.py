@@ -247,6 +247,21 @@ def test_forged_measures_are_named(
     assert re.search(named, "\n".join(verify_evidence(bundle)))
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda lines: [*lines[:-1]],  # fewer were planned
+        lambda lines: [lines[0].replace("seed", "noise"), *lines[1:]],
+        lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+    ],
+)
+def test_another_plan_is_named(bundle: Path, edit: Callable[[list[str]], list[str]]):
+    path = bundle / "probes.csv"
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+    forge_manifest(bundle)
+    assert any(line.startswith("probes.csv: changed") for line in verify_evidence(bundle))
+
+
 def test_a_wholly_forged_bundle_needs_the_digest_from_elsewhere(passed: Judgement, failed: Judgement, tmp_path: Path):
     recorded = evidence_digest(write(failed, tmp_path / "true"))
     forged = write(passed, tmp_path / "forged")
