@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-services test-slow bench-engine bench-memory bench-quality lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-services test-slow bench-engine bench-memory bench-quality simulate-verdicts lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench-quality: $(INSTALLED) ## every method and strength on the reference world,
 
 bench-engine: $(INSTALLED) ## time every method on SD 1.5's shapes against its bars (minutes, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.engine --out var/bench-engine
+
+simulate-verdicts: $(INSTALLED) ## 10,000 simulated judgements: how often the judge errs, how many pictures it takes (a minute)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.verdicts --out var/simulate-verdicts
 
 test-slow: $(INSTALLED) ## the reference model's figures and the judge on it, at length
 	$(BIN)/python -m pytest -m "slow"

@@ -19,7 +19,7 @@ from great_expectations.render import LegacyRendererType, RenderedStringTemplate
 from great_expectations.render.renderer.renderer import renderer
 
 from validation.measures import bound_differences, paired_differences
-from validation.statistics import upper_bound
+from validation.statistics import Sampling, upper_bound
 
 
 def _sentence(template: str, configuration: Any) -> list[RenderedStringTemplateContent]:
@@ -29,29 +29,31 @@ def _sentence(template: str, configuration: Any) -> list[RenderedStringTemplateC
 
 
 class MulticolumnUpperBoundAtMost(MulticolumnMapMetricProvider):
-    """Row by row: is the exact upper bound of hits among pictures at most the limit?"""
+    """Row by row: is the upper bound of hits among pictures, for that way of sampling, at most the limit?"""
 
     condition_metric_name = "multicolumn_values.residual_upper_bound_at_most"
     condition_domain_keys = ("batch_id", "table", "column_list", "row_condition", "condition_parser", "ignore_row_if")
-    condition_value_keys = ("limit", "confidence")
+    condition_value_keys = ("limit", "confidence", "sampling")
 
     @multicolumn_condition_partial(engine=PandasExecutionEngine)
     def _pandas(cls, column_list: pd.DataFrame, **kwargs: Any) -> pd.Series:  # noqa: N805
         def is_shown(row: pd.Series) -> bool:
-            return upper_bound(int(row.iloc[0]), int(row.iloc[1]), confidence=kwargs["confidence"]) <= kwargs["limit"]
+            bound = upper_bound(*row.astype(int), confidence=kwargs["confidence"], sampling=kwargs["sampling"])
+            return bound <= kwargs["limit"]
 
         return column_list.apply(is_shown, axis=1).astype(bool)
 
 
 class ExpectResidualUpperBoundToBeAtMost(MulticolumnMapExpectation):
-    """Expect the exact one-sided upper bound of a rate, from hits and pictures, to be at most a limit in every row."""
+    """Expect the one-sided upper bound of a rate, from hits and pictures, to be at most a limit in every row."""
 
     limit: float
     confidence: float
+    sampling: Sampling
 
     map_metric: ClassVar[str | None] = "multicolumn_values.residual_upper_bound_at_most"
-    success_keys: ClassVar[tuple[str, ...]] = ("mostly", "limit", "confidence")
-    args_keys: ClassVar[tuple[str, ...]] = ("column_list", "limit", "confidence")
+    success_keys: ClassVar[tuple[str, ...]] = ("mostly", "limit", "confidence", "sampling")
+    args_keys: ClassVar[tuple[str, ...]] = ("column_list", "limit", "confidence", "sampling")
 
     class Config(MulticolumnMapExpectation.Config):
         """What Data Docs call it."""
@@ -62,7 +64,8 @@ class ExpectResidualUpperBoundToBeAtMost(MulticolumnMapExpectation):
     @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
     def _prescriptive_renderer(cls, configuration: Any = None, **_: Any) -> list[RenderedStringTemplateContent]:
         return _sentence(
-            "In every row the exact upper bound at confidence $confidence must be at most $limit.", configuration
+            "In every row the upper bound at confidence $confidence, with $sampling sampling, must be at most $limit.",
+            configuration,
         )
 
 

@@ -26,9 +26,11 @@ from validation.judgement import Judgement
 FORMAT = "scapre-evidence/1"
 MANIFEST = "manifest.json"
 MEASURES = "measures.csv"
+PLANNED = "probes.csv"
 REPORT = "report.html"
 DATA_DOCS = "data_docs"
-_CORE = ("verdict.json", MEASURES, "policy.json", "protocol.json", "gx.json")
+_TABLES = (MEASURES, PLANNED)
+_CORE = ("verdict.json", *_TABLES, "policy.json", "protocol.json", "gx.json")
 _TIMES = "seconds"
 """The one entry of `verdict.json` in which two judgements of the same thing differ."""
 _EXTRA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.json")
@@ -90,6 +92,7 @@ def core_files(judgement: Judgement) -> dict[str, bytes]:
     return {
         "verdict.json": _canonical(record, "verdict.json"),
         MEASURES: judgement.measures.to_csv(index=False, lineterminator="\n").encode("utf-8"),
+        PLANNED: judgement.planned.to_csv(index=False, lineterminator="\n").encode("utf-8"),
         "policy.json": _canonical(protocol["policy"], "policy.json"),
         "protocol.json": _canonical(protocol, "protocol.json"),
         "gx.json": _canonical(expectations, "gx.json"),
@@ -136,8 +139,9 @@ def verify_evidence(folder: Path | str, *, expected_digest: str | None = None) -
                     documents[name] = json.loads((folder / name).read_bytes())
                 except (ValueError, RecursionError) as error:
                     differences.append(f"{name}: changed: not JSON ({error})")
-        if len(documents) == len(_CORE) - 1:
-            differences += verdict_differences((folder / MEASURES).read_bytes(), documents)
+        if len(documents) == len(_CORE) - len(_TABLES):
+            tables = ((folder / name).read_bytes() for name in _TABLES)
+            differences += verdict_differences(*tables, documents)
             differences += _report_differences(folder, documents["verdict.json"])
     return list(dict.fromkeys(differences))
 
@@ -197,7 +201,7 @@ def _refuse_other(out: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _without_times(name: str, content: bytes) -> Any:
-    if name == MEASURES:
+    if name in _TABLES:
         return content
     record = json.loads(content)
     if name == "gx.json":  # its own description of a run holds the run's time and identifiers

@@ -71,7 +71,7 @@ def check_tables(
     Args:
         measures: One row per picture.
         summary: One row per role, concept and pack.
-        plan: What was asked for.
+        plan: What was asked for, by `validation.sampling.asked_plan`.
         policy: Where the limits come from.
         data_docs: Folder to build the site in; None builds none.
         further: Expectations of your own, each with a `rule` in its `meta`.
@@ -118,7 +118,7 @@ def picture_expectations(plan: Plan, policy: Policy) -> list[Any]:
 
     rows = sum(len(probes) for probes in plan.probes.values())
     rules = [
-        gxe.ExpectTableRowCountToEqual(value=rows, meta={"rule": "every planned picture is there"}),
+        gxe.ExpectTableRowCountToEqual(value=rows, meta={"rule": "every picture asked for is there"}),
         gxe.ExpectCompoundColumnsToBeUnique(
             column_list=["model", "role", "concept", "pack", "prompt", "seed"], meta={"rule": "no picture counts twice"}
         ),
@@ -188,6 +188,7 @@ def target_expectations(plan: Plan, policy: Policy) -> list[Any]:
             column_list=["hits_candidate", "pictures_candidate"],
             limit=policy.residual_limit,
             confidence=policy.confidence,
+            sampling=policy.sampling,
             severity="critical",
             meta={"rule": FORGOTTEN},
         ),

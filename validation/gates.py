@@ -5,11 +5,14 @@ Guarantees:
     2. A concept with no picture, or fewer pictures than planned, is never scored as forgotten.
     3. A failed control voids the judgement: it then says nothing about the candidate, neither good nor bad.
     4. Every target must pass on its own. That all do is claimed only when each bound holds, so the chance of passing a
-       candidate in which any target is above the limit is at most `1 - confidence`, however many targets there are.
+       candidate in which any target is above the limit is at most `1 - confidence`, however many targets there are
+       (an intersection-union test: no correction is due). With sequential sampling this holds wherever it stops.
+    5. No retained concept can hide in a mean: each has a floor of its own, tested at a confidence that is shared out
+       over all concepts (Bonferroni), so that an unharmed candidate fails on any of them at most that seldom.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,21 +24,31 @@ from validation.statistics import PairedBounds, lower_bound, pictures_needed, up
 _WORST_CONCEPTS = 3
 
 
+def residual_bounds(hits: int, pictures: int, policy: Policy) -> tuple[float, float]:
+    """Returns the lower and the upper bound of a target's residual rate, valid for the way its pictures are sampled."""
+    lower = lower_bound(hits, pictures, confidence=policy.confidence, sampling=policy.sampling)
+    return lower, upper_bound(hits, pictures, confidence=policy.confidence, sampling=policy.sampling)
+
+
+def residual_verdict(hits: int, pictures: int, policy: Policy) -> Verdict:
+    """Returns what a target's pictures show so far; sequential sampling stops on any answer but `inconclusive`."""
+    lower, upper = residual_bounds(hits, pictures, policy)
+    if upper <= policy.residual_limit:
+        return "passed"
+    return "failed" if lower > policy.residual_limit else "inconclusive"
+
+
 def forgetting_gate(
     concept: str, *, hits: int, pictures: int, expected: int, policy: Policy, pack: str = "direct"
 ) -> GateResult:
     """Says whether a target is still drawn: passed when the upper bound of its rate is at most the residual limit."""
-    lower = lower_bound(hits, pictures, confidence=policy.confidence)
-    upper = upper_bound(hits, pictures, confidence=policy.confidence)
+    lower, upper = residual_bounds(hits, pictures, policy)
     limit = _share(policy.residual_limit)
     found = f"found in {hits} of {pictures} pictures, {_between(lower, upper, policy)}, limit {limit}"
-    verdict: Verdict = "inconclusive"
-    if pictures == 0 or pictures < expected:
-        found = f"expected {expected} pictures, found {pictures}; what was not drawn cannot count as forgotten"
-    elif upper <= policy.residual_limit:
-        verdict = "passed"
-    elif lower > policy.residual_limit:
-        verdict = "failed"
+    verdict = residual_verdict(hits, pictures, policy)
+    if pictures == 0 or pictures != expected:
+        found = f"expected {expected} pictures, found {pictures}; only what was asked for, and all of it, can count"
+        verdict = "inconclusive"
     return GateResult(
         gate="forgetting",
         verdict=verdict,
@@ -92,6 +105,75 @@ def retention_gate(
         pictures=bounds.pairs,
         is_gated=margin is not None,
     )
+
+
+def concept_floor_gate(role: str, differences: pd.Series, *, margin: float, policy: Policy) -> GateResult:
+    """Says whether any one of a role's concepts is shown to have fallen through its floor; the mean does not matter.
+
+    A pair is lost when the base shows the concept and the candidate does not. A concept fails when the exact lower
+    bound (Clopper and Pearson) of its share of lost pairs is above the margin, each bound at
+    `1 - (1 - confidence) / concepts`. Gained pairs make up for nothing, and need not: a concept drawn at the same rate
+    `r` by both models loses at most `r (1 - r) <= 1/4` of its pairs, even where the models draw independently.
+
+    Passed means that every concept's upper bound is within the margin, each at the policy's confidence. Too few
+    pictures to show either is no failure: the gate is then inconclusive, says so, and does not count.
+
+    Args:
+        role: `retained` or `style`.
+        differences: Candidate hit minus base hit per pair, indexed by concept.
+        margin: Share of a concept's pairs that may be lost.
+        policy: Where the confidence comes from.
+    """
+    losses = _losses(differences, confidence=policy.confidence)
+    fallen = [loss for loss in losses if loss.lower > margin]
+    unsettled = [loss for loss in losses if loss.lower <= margin < loss.upper]
+    verdict: Verdict = "failed" if fallen else "inconclusive" if unsettled or not losses else "passed"
+    found = f"{len(fallen)} of {len(losses)} shown to have lost more than {_share(margin)} of their pairs"
+    if fallen:
+        found += f" ({', '.join(f'{loss.concept} {loss.lost} of {loss.pairs}' for loss in fallen[:_WORST_CONCEPTS])})"
+    if unsettled:
+        needed = pictures_needed(0, limit=margin, confidence=policy.confidence)
+        found += f"; {len(unsettled)} with too few pairs to show either: without any loss it takes {needed}"
+    return GateResult(
+        gate="concept floor",
+        verdict=verdict,
+        reason=f"{role} concepts: {found}; exact bounds, {_share(policy.confidence)} over all of them",
+        role=role,
+        estimate=losses[0].lost / losses[0].pairs if losses else None,
+        lower=losses[0].lower if losses else None,
+        upper=max((loss.upper for loss in losses), default=None),
+        limit=margin,
+        pictures=sum(loss.pairs for loss in losses),
+        is_gated=verdict != "inconclusive",
+    )
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Pairs of one concept that the base shows and the candidate does not, with the bounds of their share."""
+
+    concept: str
+    lost: int
+    pairs: int
+    lower: float
+    upper: float
+
+
+def _losses(differences: pd.Series, *, confidence: float) -> list[_Loss]:
+    """Returns every concept's loss, the surest first; the lower bounds hold at `confidence` all together."""
+    counts = [(str(name), int((own < 0).sum()), len(own)) for name, own in differences.groupby(level=0)]
+    together = 1 - (1 - confidence) / max(len(counts), 1)
+    losses = [
+        _Loss(
+            concept,
+            lost,
+            pairs,
+            lower=lower_bound(lost, pairs, confidence=together),
+            upper=upper_bound(lost, pairs, confidence=confidence),
+        )
+        for concept, lost, pairs in counts
+    ]
+    return sorted(losses, key=lambda loss: (-loss.lower, loss.concept))
 
 
 def _against_margin(bounds: PairedBounds, margin: float) -> Verdict:

@@ -19,6 +19,7 @@ GateName = Literal[
     "forgetting",
     "retention",
     "hidden",
+    "concept floor",
     "positive control",
     "negative control",
     "picture control",
@@ -61,6 +62,9 @@ SUMMARY_COLUMNS = (
     "paired_difference",
 )
 """Columns of `Judgement.summary`, one row per role, concept and pack."""
+
+PROBE_COLUMNS = ("model", "role", "concept", "pack", "prompt", "seed")
+"""Columns of `Judgement.planned`, one row per picture that may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,9 @@ class Protocol:
     detectors: Mapping[str, str]
     """Digest of every detector, by name."""
     probes_digest: str
-    """SHA-256 over every probe of both models, in order."""
+    """SHA-256 over every planned probe of both models, in order, drawn or not."""
     pictures_planned: Mapping[str, int]
-    """By model: `base`, `candidate`."""
+    """By model: `base`, `candidate`. With sequential sampling the candidate's are the most that may be drawn."""
     safety_checker: Mapping[str, str]
     """By model: `absent` or `switched off`; a live one would black out pictures and pass for forgetting."""
     device: str
@@ -163,6 +167,8 @@ class Judgement:
     """One row per picture, `MEASURE_COLUMNS`."""
     summary: pd.DataFrame
     """One row per role, concept and pack, `SUMMARY_COLUMNS`."""
+    planned: pd.DataFrame
+    """One row per planned picture, `PROBE_COLUMNS`, in order; `measures` has those that the stopping rule asked for."""
     protocol: Protocol
     picture_folder: Path
     """Root of the picture store; a picture is at `address[:2]/address.png` below it."""

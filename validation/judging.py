@@ -5,10 +5,13 @@ Guarantees:
     2. What is asked for is fixed before anything is drawn; every label is looked up before anything is drawn.
     3. Base and candidate are drawn with the same prompts, seeds and sampler.
     4. Stored pictures are keyed by a digest that the judge computes itself, not by the one it is told.
+    5. With sequential sampling the candidate's targets are drawn in stages, as `validation.sampling` says; the plan,
+       which is kept whole, is never changed by what was seen.
 """
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+import typing
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,11 +22,11 @@ import pandas as pd
 from validation import gates as rules
 from validation.detectors import Detectors
 from validation.errors import ProtocolError
-from validation.judgement import GateResult, Integrity, Judgement, Protocol
+from validation.judgement import PROBE_COLUMNS, GateResult, Integrity, Judgement, Protocol
 from validation.measures import measure, paired_differences, summarise
 from validation.plan import ALIAS_PACK, MODELS, Model, Plan, make_plan
 from validation.policy import Policy
-from validation.probes import Subject, probes_digest
+from validation.probes import Probe, Subject, probes_digest
 from validation.rendering import (
     PictureStore,
     Pipeline,
@@ -34,8 +37,17 @@ from validation.rendering import (
     safety_checker_state,
     weights_digest,
 )
+from validation.sampling import asked_plan, places_asked
 
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pandas", "pillow", "great_expectations")
+
+
+class Draw(typing.Protocol):
+    """Draws and measures pictures of one model."""
+
+    def __call__(self, model: Model, probes: Sequence[Probe], /, *, done: int, at_most: int) -> pd.DataFrame:
+        """Returns one row per probe; `done` pictures were there before, and `at_most` can be there in the end."""
+        ...
 
 
 def judge(
@@ -77,7 +89,8 @@ def judge(
         batch_size: Pictures per call of a pipeline.
         integrity: The caller's word on the candidate's bytes.
         data_docs: Folder to build the Great Expectations site in; None builds none.
-        on_progress: Called with pictures done and pictures in all, over both models.
+        on_progress: Called with pictures done and the most there can be, over both models; the second falls as targets
+            are decided, and the last call has both equal.
 
     Raises:
         ProtocolError: No target, a concept with two roles, or one pipeline given as both models.
@@ -92,27 +105,32 @@ def judge(
     seconds: dict[str, float] = {}
     with _timed(seconds, "digests"):
         digests = {model: weights_digest(pipeline) for model, pipeline in pipelines.items()}
-    addresses: dict[Model, list[str]] = {}
-    for model in MODELS:
+
+    def draw(model: Model, probes: Sequence[Probe], *, done: int, at_most: int) -> pd.DataFrame:
         with _timed(seconds, f"rendering {model}"):
-            addresses[model] = render(
+            addresses = render(
                 pipelines[model],
-                plan.probes[model],
+                probes,
                 store=store,
                 model_digest=digests[model],
                 sampler=sampler,
                 batch_size=batch_size,
                 device=device,
-                on_progress=_overall(on_progress, plan, model),
+                on_progress=on_progress and (lambda drawn, _: on_progress(done + drawn, at_most)),
             )
-    with _timed(seconds, "measuring"):
-        measures = measure_both(plan, addresses, detectors=detectors, store=store)
-        summary = summarise(measures, confidence=policy.confidence)
+        with _timed(seconds, "measuring"):
+            return measure(model, probes, addresses, subjects=plan.subjects, detectors=detectors, store=store)
+
+    measures = measure_both(plan, draw, policy=policy)
+    if on_progress:
+        on_progress(len(measures), len(measures))
+    summary = summarise(measures, confidence=policy.confidence, sampling=policy.sampling)
     results = evaluate(measures, plan, policy=policy, integrity=integrity)
     with _timed(seconds, "expectations"):
         from validation.expectations import check_tables, expectations_gate  # takes seconds to import
 
-        outcome = check_tables(measures, summary, plan=plan, policy=policy, data_docs=data_docs)
+        asked = asked_plan(measures, plan, policy=policy)
+        outcome = check_tables(measures, summary, plan=asked, policy=policy, data_docs=data_docs)
     results.append(expectations_gate(outcome, results))
     verdict, reasons = rules.decide(results, targets=plan.names("target"), policy=policy)
     return Judgement(
@@ -121,6 +139,10 @@ def judge(
         gates=tuple(results),
         measures=measures,
         summary=summary,
+        planned=pd.DataFrame(
+            [(model, p.role, p.concept, p.pack, p.prompt, p.seed) for model in MODELS for p in plan.probes[model]],
+            columns=list(PROBE_COLUMNS),
+        ),
         protocol=Protocol(
             base_digest=base_digest,
             candidate_digest=candidate_digest,
@@ -146,21 +168,35 @@ def judge(
     )
 
 
-def measure_both(
-    plan: Plan, addresses: Mapping[Model, Sequence[str]], *, detectors: Detectors, store: PictureStore
-) -> pd.DataFrame:
-    """Returns the measures of both models, one row per picture, the base's first."""
-    tables = [
-        measure(model, plan.probes[model], addresses[model], subjects=plan.subjects, detectors=detectors, store=store)
-        for model in MODELS
-    ]
-    return pd.concat(tables, ignore_index=True)
+def measure_both(plan: Plan, draw: Draw, *, policy: Policy) -> pd.DataFrame:
+    """Returns the measures of both models, one row per picture, in the plan's order, the base's first.
+
+    The candidate is drawn in stages: as long as the sampling rule, told what was seen so far, asks for more.
+    """
+    probes, before = plan.probes["candidate"], len(plan.probes["base"])
+    base = draw("base", plan.probes["base"], done=0, at_most=before + len(probes))
+    candidate = base.iloc[:0]
+    while new := sorted({*places_asked(candidate, plan, policy=policy)} - {*candidate.index}):
+        going_on = {(probes[place].concept, probes[place].pack) for place in new}
+        ahead = [p for i, p in enumerate(probes) if i not in candidate.index and (p.concept, p.pack) in going_on]
+        drawn = before + len(candidate)
+        stage = draw("candidate", [probes[place] for place in new], done=drawn, at_most=drawn + len(ahead))
+        candidate = pd.concat([candidate, stage.set_axis(new)]).sort_index()
+    return pd.concat([base, candidate], ignore_index=True)
 
 
 def evaluate(
     measures: pd.DataFrame, plan: Plan, *, policy: Policy, integrity: Integrity | None = None
 ) -> list[GateResult]:
-    """Returns the answer of every gate and control on a table of measures."""
+    """Returns the answer of every gate and control on a table of measures.
+
+    Args:
+        measures: One row per picture.
+        plan: What may be asked for; what must be there follows from it by the sampling rule.
+        policy: Limits, margins and numbers of pictures.
+        integrity: The caller's word on the candidate's bytes.
+    """
+    plan = asked_plan(measures, plan, policy=policy)
     results = [rules.integrity_gate(integrity)] if integrity or policy.requires_integrity else []
     results += [_picture_control(measures, plan, model, policy) for model in MODELS]
     for target in plan.names("target"):
@@ -179,6 +215,9 @@ def evaluate(
                 hits = int(before["is_hit"].sum())
                 results.append(rules.retained_control(role, hits=hits, pictures=len(before), policy=policy))
             results.append(rules.retention_gate(role, differences, expected=expected, margin=margin, policy=policy))
+            if role != "hidden" and policy.retained_concept_margin is not None:
+                floor = policy.retained_concept_margin
+                results.append(rules.concept_floor_gate(role, differences, margin=floor, policy=policy))
     return results
 
 
@@ -226,16 +265,8 @@ def _head(plan: Plan) -> pd.Series:
     return pd.Series({name: subject.head for name, subject in plan.subjects.items()})
 
 
-def _overall(on_progress: Progress | None, plan: Plan, model: Model) -> Progress | None:
-    if on_progress is None:
-        return None
-    before = len(plan.probes["base"]) if model == "candidate" else 0
-    total = sum(len(probes) for probes in plan.probes.values())
-    return lambda done, _: on_progress(before + done, total)
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], phase: str) -> Generator[None]:
     started = time.monotonic()
     yield
-    seconds[phase] = round(time.monotonic() - started, 3)
+    seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - started, 3)

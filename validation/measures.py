@@ -16,7 +16,7 @@ from validation.judgement import MEASURE_COLUMNS, SUMMARY_COLUMNS
 from validation.plan import Model
 from validation.probes import Probe, Subject
 from validation.rendering import PictureStore
-from validation.statistics import PairedBounds, lower_bound, paired_bounds, upper_bound
+from validation.statistics import PairedBounds, Sampling, lower_bound, paired_bounds, upper_bound
 
 _BLANK_LEVELS = 1
 _CHUNK = 512
@@ -102,14 +102,18 @@ def _read(
     return Reading(top_label, top_score, concept_score, is_hit, flat, fits)
 
 
-def summarise(measures: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
-    """Returns one row per role, concept and pack, `SUMMARY_COLUMNS`; bounds are the candidate's."""
+def summarise(measures: pd.DataFrame, *, confidence: float, sampling: Sampling = "fixed") -> pd.DataFrame:
+    """Returns one row per role, concept and pack, `SUMMARY_COLUMNS`; bounds are the candidate's.
+
+    `sampling` is how the targets' pictures were sampled; those of all other roles are fixed in number.
+    """
     rows = []
     keys = ["role", "kind", "concept", "pack"]
     for _, group in measures.groupby(keys, sort=False):
         base, candidate = (group[group["model"] == model] for model in ("base", "candidate"))
         hits, pictures = int(candidate["is_hit"].sum()), len(candidate)
         differences = paired_differences(group)
+        own: Sampling = sampling if group["role"].iloc[0] == "target" else "fixed"
         rows.append(
             {
                 **group[keys].iloc[0].to_dict(),
@@ -119,8 +123,8 @@ def summarise(measures: pd.DataFrame, *, confidence: float) -> pd.DataFrame:
                 "pictures_candidate": pictures,
                 "hits_candidate": hits,
                 "rate_candidate": _rate(hits, pictures),
-                "lower": lower_bound(hits, pictures, confidence=confidence),
-                "upper": upper_bound(hits, pictures, confidence=confidence),
+                "lower": lower_bound(hits, pictures, confidence=confidence, sampling=own),
+                "upper": upper_bound(hits, pictures, confidence=confidence, sampling=own),
                 "pairs": len(differences),
                 "paired_difference": float(differences.mean()) if len(differences) else float("nan"),
             }

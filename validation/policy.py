@@ -2,7 +2,8 @@
 
 Guarantees:
     1. An unknown, missing or ill-typed key is an error that names it; there is no silent default for a misspelling.
-    2. A policy that no candidate could satisfy (too few pictures for its own bound) is refused when it is read.
+    2. A policy that no candidate could satisfy (too few pictures for its own bound), or whose limits contradict each
+       other, is refused when it is read.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic import ValidationError as PydanticError
 
 from validation.errors import PolicyError
-from validation.statistics import pictures_needed
+from validation.statistics import Sampling, pictures_needed
 
 
 class Policy(BaseModel):
@@ -34,16 +35,40 @@ class Policy(BaseModel):
         lt=1,
         description="loss of paired accuracy, as a fraction, that is still acceptable on retained concepts and styles",
     )
+    retained_concept_margin: float | None = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="floor for each retained concept and style on its own: fraction of its pairs of pictures that may "
+        "be lost (the base shows it, the candidate does not) before it fails the candidate whatever the others do; a "
+        "concept that is drawn as often as before never loses more than 0.25 by chance; null sets no floor",
+    )
     hidden_margin: float | None = Field(
         default=None,
         gt=0,
         lt=1,
         description="the same on hidden concepts; null reports them and gates nothing",
     )
-    probes_per_target: int = Field(default=64, ge=1, description="candidate pictures per target")
+    sampling: Sampling = Field(
+        default="sequential",
+        description="sequential: a target's pictures are drawn in stages until its bounds decide, at most as many as "
+        "planned; fixed: all that are planned",
+    )
+    stage_size: int = Field(
+        default=8,
+        ge=1,
+        description="candidate pictures per target between two looks, with sequential sampling; fewer where fewer "
+        "could already show the limit",
+    )
+    probes_per_target: int = Field(
+        default=158, ge=1, description="candidate pictures per target; at most, with sequential sampling"
+    )
     probes_per_target_base: int = Field(default=16, ge=1, description="base pictures per target, the positive control")
     probes_per_alias: int = Field(
-        default=0, ge=0, description="candidate pictures per target that are asked for by its aliases; 0 asks for none"
+        default=0,
+        ge=0,
+        description="candidate pictures per target that are asked for by its aliases, sampled as those of its name; "
+        "0 asks for none",
     )
     probes_per_retained: int = Field(default=8, ge=1, description="pictures per retained concept, of each model")
     probes_per_hidden: int = Field(
@@ -66,18 +91,29 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_satisfied(self) -> "Policy":
-        needed = pictures_needed(0, limit=self.residual_limit, confidence=self.confidence)
+        needed = pictures_needed(0, limit=self.residual_limit, confidence=self.confidence, sampling=self.sampling)
         for name in ("probes_per_target", "probes_per_alias"):
             count = getattr(self, name)
             if count < needed and not (name == "probes_per_alias" and count == 0):
                 raise ValueError(
                     f"expected {name} of at least {needed}, found {count}: with fewer, not even zero hits show a rate "
-                    f"of at most {self.residual_limit:g} at confidence {self.confidence:g}; raise it or the limit"
+                    f"of at most {self.residual_limit:g} at confidence {self.confidence:g} ({self.sampling} sampling); "
+                    "raise it or the limit"
                 )
         if self.probes_per_target_base > self.probes_per_target:
             raise ValueError(
                 f"expected probes_per_target_base of at most probes_per_target ({self.probes_per_target}), found "
                 f"{self.probes_per_target_base}: the control uses the same probes; lower it"
+            )
+        if self.sampling == "sequential" and self.stage_size > self.probes_per_target:
+            raise ValueError(
+                f"expected stage_size of at most probes_per_target ({self.probes_per_target}), found "
+                f"{self.stage_size}: a target would be looked at once, which is fixed sampling; lower it or say so"
+            )
+        if self.retained_concept_margin is not None and self.retained_concept_margin < self.retained_margin:
+            raise ValueError(
+                f"expected retained_concept_margin of at least retained_margin ({self.retained_margin:g}), found "
+                f"{self.retained_concept_margin:g}: one concept would have to lose less than all may; raise it"
             )
         return self
 

@@ -2,13 +2,16 @@
 
 Guarantees:
     1. Nothing is taken from `verdict.json` but the word of others that measures cannot show: the candidate's integrity.
-    2. A table that is not the one the protocol planned (rows gone, added or moved) is named, whatever its digest.
+    2. The measures are the pictures that the sampling rule asks for, out of those that the protocol planned, and no
+       others: rows gone, added or moved are named, whatever the table's digest, as is sampling that went on or stopped
+       where the rule would not have.
     3. Every gate is compared, its reason and its bounds included, not only the verdict.
 """
 
 import io
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,11 +21,12 @@ from validation.detectors import find_label
 from validation.errors import UnknownLabelError, ValidationError
 from validation.expectations import Outcome, expectations_gate
 from validation.gates import decide
-from validation.judgement import MEASURE_COLUMNS, Integrity
+from validation.judgement import MEASURE_COLUMNS, PROBE_COLUMNS, Integrity
 from validation.judging import evaluate
 from validation.plan import MODELS, Plan
 from validation.policy import Policy, parse_policy
 from validation.probes import Probe, Subject, probes_digest
+from validation.sampling import asked_plan
 
 _TYPES = {"seed": "int64", "is_hit": "bool", "is_blank": "bool"}
 _SCORES = ("top_score", "concept_score", "image_text_score")
@@ -35,15 +39,20 @@ def read_measures(content: bytes) -> pd.DataFrame:
     Raises:
         ValueError: It is not such a table.
     """
-    types: Any = {name: _TYPES.get(name, "str") for name in MEASURE_COLUMNS if name not in _SCORES}
+    return _read_table(content, MEASURE_COLUMNS)
+
+
+def _read_table(content: bytes, columns: Sequence[str]) -> pd.DataFrame:
+    types: Any = {name: _TYPES.get(name, "str") for name in columns if name not in _SCORES}
+    scores = [name for name in columns if name in _SCORES]
     table: pd.DataFrame = pd.read_csv(
         io.BytesIO(content),
         dtype=types,
         keep_default_na=False,  # a concept may be called "null"
-        converters=dict.fromkeys(_SCORES, _score),  # Python's own reading of a number is exact in every version
+        converters=dict.fromkeys(scores, _score),  # Python's own reading of a number is exact in every version
     )
-    if list(table.columns) != list(MEASURE_COLUMNS):
-        raise ValueError(f"expected the columns {', '.join(MEASURE_COLUMNS)}, found {', '.join(table.columns)}")
+    if list(table.columns) != list(columns):
+        raise ValueError(f"expected the columns {', '.join(columns)}, found {', '.join(table.columns)}")
     return table
 
 
@@ -51,21 +60,26 @@ def _score(text: str) -> float:
     return float(text or "nan")
 
 
-def verdict_differences(measures_csv: bytes, documents: Mapping[str, Any]) -> list[str]:
+def verdict_differences(measures_csv: bytes, probes_csv: bytes, documents: Mapping[str, Any]) -> list[str]:
     """Returns where `verdict.json` is not what the measures, the policy and the protocol lead to.
 
     Args:
         measures_csv: Content of `measures.csv`.
+        probes_csv: Content of `probes.csv`, the planned probes.
         documents: The parsed `verdict.json`, `policy.json`, `protocol.json` and `gx.json`, by file name.
     """
     try:
         measures = read_measures(measures_csv)
     except (ValueError, UnicodeDecodeError, OverflowError) as error:
         return [f"measures.csv: changed: not a table of measures ({error})"]
+    try:
+        planned = _read_table(probes_csv, PROBE_COLUMNS)
+    except (ValueError, UnicodeDecodeError, OverflowError) as error:
+        return [f"probes.csv: changed: not a table of planned probes ({error})"]
     differences: list[str] = []
     try:
         policy = parse_policy(documents["policy.json"], source="policy.json")
-        plan = _rebuild_plan(measures, documents["protocol.json"])
+        plan = _rebuild_plan(measures, planned, documents["protocol.json"])
         differences += _protocol_differences(measures, plan, policy, documents)
         differences += _gate_differences(measures, plan, policy, documents)
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -73,24 +87,25 @@ def verdict_differences(measures_csv: bytes, documents: Mapping[str, Any]) -> li
     return differences
 
 
-def _rebuild_plan(measures: pd.DataFrame, protocol: Mapping[str, Any]) -> Plan:
+def _rebuild_plan(measures: pd.DataFrame, planned: pd.DataFrame, protocol: Mapping[str, Any]) -> Plan:
     kinds = dict(zip(measures["concept"], measures["kind"], strict=True))
     named = {"target": "targets", "retained": "retained", "hidden": "hidden", "style": "styles"}
     roles: dict[str, Any] = {name: role for role, key in named.items() for name in protocol[key]}
     subjects = {name: Subject(name, kinds.get(name, "object")) for name in roles}
-    if unplanned := sorted(set(measures["concept"]) - roles.keys()):
-        raise ValueError(f"measures.csv holds {', '.join(unplanned)}, which the protocol does not name")
+    for source, table in (("measures.csv", measures), ("probes.csv", planned)):
+        if unplanned := sorted(set(table["concept"]) - roles.keys()):
+            raise ValueError(f"{source} holds {', '.join(unplanned)}, which the protocol does not name")
     return Plan(
         subjects=subjects,
         roles=roles,
         labels={name: _label(measures, subject) for name, subject in subjects.items()},
         packs={},
-        probes={model: _probes(measures, model) for model in MODELS},
+        probes={model: _probes(planned, model) for model in MODELS},
     )
 
 
-def _probes(measures: pd.DataFrame, model: str) -> list[Probe]:
-    own = measures.loc[measures["model"] == model, ["prompt", "seed", "concept", "role", "pack"]]
+def _probes(table: pd.DataFrame, model: str) -> list[Probe]:
+    own = table.loc[table["model"] == model, ["prompt", "seed", "concept", "role", "pack"]]
     return [Probe(row.prompt, int(row.seed), row.concept, row.role, row.pack) for row in own.itertuples()]
 
 
@@ -114,21 +129,42 @@ def _protocol_differences(
         differences.append("protocol.json: changed: its policy is not that of policy.json")
     found = probes_digest([probe for model in MODELS for probe in plan.probes[model]])
     if found != protocol["probes_digest"]:
-        differences.append("measures.csv: changed: its prompts and seeds are not the ones that protocol.json planned")
+        differences.append("probes.csv: changed: its prompts and seeds are not the ones that protocol.json planned")
+    differences += _sampling_differences(measures, plan, policy)
     planned = {"target": ("probes_per_target", "probes_per_target_base")} | {
         role: (f"probes_per_{role}",) * 2 for role in ("retained", "hidden", "style")
     }
     for name, role in plan.roles.items():
-        own = measures[(measures["concept"] == name) & (measures["pack"] != "alias")]
         for model, field in zip(("candidate", "base"), planned[role], strict=True):
-            expected, count = getattr(policy, field), int((own["model"] == model).sum())
+            own = [probe for probe in plan.probes[model] if probe.concept == name and probe.pack != "alias"]
+            expected, count = getattr(policy, field), len(own)
             if count != expected:
                 differences.append(
-                    f"measures.csv: changed: expected {expected} pictures of {name!r} by the {model}, found {count}"
+                    f"probes.csv: changed: expected {expected} pictures of {name!r} by the {model}, found {count}"
                 )
         mine = measures[measures["concept"] == name]
         if not (mine["is_hit"] == (mine["top_label"] == plan.labels[name])).all():
             differences.append(f"measures.csv: changed: is_hit of {name!r} does not agree with top_label")
+    return differences
+
+
+def _sampling_differences(measures: pd.DataFrame, plan: Plan, policy: Policy) -> list[str]:
+    """Returns where the pictures are not those that the rule asks for, given what was seen on them."""
+    asked, differences = asked_plan(measures, plan, policy=policy), []
+    for model in MODELS:
+        drawn, wanted = _probes(measures, model), asked.probes[model]
+        expected = asked.expected(model)
+        found = Counter((probe.concept, probe.pack) for probe in drawn)
+        differences += [
+            f"measures.csv: changed: the sampling rule asks for {expected[key]} pictures of {key[0]!r} ({key[1]}) "
+            f"by the {model}, found {found[key]}"
+            for key in sorted(expected.keys() | found.keys())
+            if expected[key] != found[key]
+        ]
+        if drawn != wanted:
+            differences.append(
+                f"measures.csv: changed: the {model}'s prompts and seeds are not the ones that the plan asks for"
+            )
     return differences
 
 

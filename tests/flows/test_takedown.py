@@ -28,6 +28,7 @@ POLICY = {
     "probes_per_retained": 4,
     "probes_per_hidden": 0,
     "probes_per_style": 1,
+    "retained_concept_margin": 0.5,
     "retained_margin": 0.5,  # a dozen pictures bound nothing tighter; the limits themselves are tested elsewhere
 }
 SURVIVORS = 16  # about a quarter of the pictures of such a run

@@ -12,6 +12,7 @@ import torch
 
 from validation import Integrity, Judgement, PictureStore, Policy, Sampler, judge
 from validation.plan import Plan, make_plan
+from validation.sampling import places_asked
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
@@ -66,7 +67,10 @@ def judge_world(painter: colour_world.Painter, store: PictureStore, policy: Poli
 
 @pytest.fixture
 def make_tables(policy: Policy) -> Callable[..., tuple[pd.DataFrame, Plan]]:
-    """Returns measures with given hit rates without drawing anything, and the plan they answer."""
+    """Returns measures with given hits without drawing anything, and the plan they answer.
+
+    A target's `residual` hits are spread evenly over its planned pictures; what sampling does not ask for is left out.
+    """
 
     def build(
         *, residual: dict[str, int] | None = None, lost: dict[str, int] | None = None, own: Policy | None = None
@@ -79,18 +83,20 @@ def make_tables(policy: Policy) -> Callable[..., tuple[pd.DataFrame, Plan]]:
             policy=own or policy,
             detectors=colour_world.detectors(),
         )
-        rows = []
+        rows: dict[str, list[dict[str, Any]]] = {"base": [], "candidate": []}
+        planned = (own or policy).probes_per_target
         for model, probes in plan.probes.items():
             seen: dict[str, int] = {}
             for probe in probes:
                 number = seen[probe.concept] = seen.get(probe.concept, 0) + 1
                 is_hit = True
                 if model == "candidate" and probe.role == "target":
-                    is_hit = number <= (residual or {}).get(probe.concept, 0)
+                    hits = (residual or {}).get(probe.concept, 0)
+                    is_hit = number * hits // planned > (number - 1) * hits // planned
                 elif model == "candidate":
                     is_hit = number > (lost or {}).get(probe.concept, 0)
                 label = plan.labels[probe.concept] if is_hit else "nothing"
-                rows.append(
+                rows[model].append(
                     {
                         "model": model,
                         "role": probe.role,
@@ -109,7 +115,9 @@ def make_tables(policy: Policy) -> Callable[..., tuple[pd.DataFrame, Plan]]:
                         "image_text_score": float("nan"),
                     }
                 )
-        return pd.DataFrame(rows), plan
+        base, candidate = pd.DataFrame(rows["base"]), pd.DataFrame(rows["candidate"])
+        asked = places_asked(candidate, plan, policy=own or policy)
+        return pd.concat([base, candidate.iloc[asked]], ignore_index=True), plan
 
     return build
 

@@ -19,7 +19,16 @@ from validation.evidence import EvidenceError, core_files, evidence_digest, veri
 from validation.rederiving import read_measures
 from validation.report import render_report
 
-FILES = ("verdict.json", "measures.csv", "policy.json", "protocol.json", "gx.json", "report.html", "edit.json")
+FILES = (
+    "verdict.json",
+    "measures.csv",
+    "probes.csv",
+    "policy.json",
+    "protocol.json",
+    "gx.json",
+    "report.html",
+    "edit.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +204,26 @@ def test_a_report_of_another_verdict_is_named(bundle: Path, tmp_path: Path):
     ]
 
 
+def _candidates(table: pd.DataFrame, concept: str) -> pd.Index:
+    return table.index[(table["concept"] == concept) & (table["model"] == "candidate")]
+
+
+def without_last(table: pd.DataFrame, concept: str) -> pd.DataFrame:
+    return table.drop(index=_candidates(table, concept)[-1])
+
+
+def with_one_more(table: pd.DataFrame, concept: str) -> pd.DataFrame:
+    last = _candidates(table, concept)[-1]
+    more = table.loc[[last]].assign(seed=table.loc[last, "seed"] + 1)
+    return pd.concat([table.loc[:last], more, table.loc[last + 1 :]])
+
+
+def hit_at_the_end(table: pd.DataFrame, concept: str) -> pd.DataFrame:
+    changed = table.copy()
+    changed.loc[_candidates(table, concept)[-1], ["is_hit", "top_label"]] = (True, concept)
+    return changed
+
+
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
@@ -204,6 +233,9 @@ def test_a_report_of_another_verdict_is_named(bundle: Path, tmp_path: Path):
         (lambda t: t.assign(seed=t["seed"] + 1), "prompts and seeds"),
         (lambda t: t.drop(columns="is_blank"), "not a table of measures"),
         (lambda t: t.iloc[:0], "prompts and seeds"),
+        (lambda t: without_last(t, "tiger"), "sampling rule asks for 32 pictures of 'tiger'.*found 31"),
+        (lambda t: with_one_more(t, "tiger"), "sampling rule asks for 32 pictures of 'tiger'.*found 33"),
+        (lambda t: hit_at_the_end(t, "tiger"), "sampling rule asks for 40 pictures of 'tiger'.*found 32"),
     ],
 )
 def test_forged_measures_are_named(
@@ -213,6 +245,21 @@ def test_forged_measures_are_named(
     edit(read_measures(path.read_bytes())).to_csv(path, index=False, lineterminator="\n")
     forge_manifest(bundle)
     assert re.search(named, "\n".join(verify_evidence(bundle)))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda lines: [*lines[:-1]],  # fewer were planned
+        lambda lines: [lines[0].replace("seed", "noise"), *lines[1:]],
+        lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+    ],
+)
+def test_another_plan_is_named(bundle: Path, edit: Callable[[list[str]], list[str]]):
+    path = bundle / "probes.csv"
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+    forge_manifest(bundle)
+    assert any(line.startswith("probes.csv: changed") for line in verify_evidence(bundle))
 
 
 def test_a_wholly_forged_bundle_needs_the_digest_from_elsewhere(passed: Judgement, failed: Judgement, tmp_path: Path):

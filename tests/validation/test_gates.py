@@ -34,13 +34,36 @@ WHOLE = Integrity(True, "same bytes")
     ],
 )
 def test_the_forgetting_gate_rests_on_exact_bounds(hits: int, pictures: int, verdict: str):
-    result = rules.forgetting_gate("tiger", hits=hits, pictures=pictures, expected=pictures, policy=POLICY)
+    policy = Policy(sampling="fixed", probes_per_target=64)
+    result = rules.forgetting_gate("tiger", hits=hits, pictures=pictures, expected=pictures, policy=policy)
     assert result.verdict == verdict
     assert (result.hits, result.pictures, result.limit, result.is_control) == (hits, pictures, 0.10, False)
 
 
-@pytest.mark.parametrize(("hits", "pictures"), [(0, 63), (0, 0), (60, 63)])
-def test_a_target_with_missing_pictures_is_neither_forgotten_nor_failed(hits: int, pictures: int):
+@pytest.mark.parametrize(
+    ("hits", "pictures", "verdict"),
+    [
+        (0, 31, "inconclusive"),
+        (0, 32, "passed"),
+        (1, 56, "inconclusive"),
+        (1, 57, "passed"),
+        (4, 133, "passed"),
+        (5, 158, "passed"),
+        (3, 8, "inconclusive"),
+        (4, 8, "failed"),
+        (8, 8, "failed"),
+        (0, 0, "inconclusive"),
+    ],
+)
+def test_with_sequential_sampling_the_forgetting_gate_rests_on_bounds_for_every_look(
+    hits: int, pictures: int, verdict: str
+):
+    result = rules.forgetting_gate("tiger", hits=hits, pictures=pictures, expected=pictures, policy=POLICY)
+    assert result.verdict == verdict
+
+
+@pytest.mark.parametrize(("hits", "pictures"), [(0, 63), (0, 0), (60, 63), (0, 65), (65, 65)])
+def test_a_target_with_missing_or_further_pictures_is_neither_forgotten_nor_failed(hits: int, pictures: int):
     result = rules.forgetting_gate("tiger", hits=hits, pictures=pictures, expected=64, policy=POLICY)
     assert result.verdict == "inconclusive"
     assert f"expected 64 pictures, found {pictures}" in result.reason
@@ -88,6 +111,57 @@ def test_hidden_concepts_are_reported_without_a_margin_and_gated_with_one():
     gated = rules.retention_gate("hidden", differences([8] * 40), expected=320, margin=0.05, policy=POLICY)
     assert (reported.is_gated, reported.estimate, reported.gate) == (False, -1.0, "hidden")
     assert (gated.is_gated, gated.verdict) == (True, "failed")
+
+
+def floor(lost_per_concept: list[int], pairs: int = 8, margin: float = 0.25) -> GateResult:
+    return rules.concept_floor_gate("retained", differences(lost_per_concept, pairs), margin=margin, policy=POLICY)
+
+
+def test_one_concept_cannot_hide_in_a_good_mean():
+    lost = [7] + [0] * 39
+    mean = rules.retention_gate("retained", differences(lost), expected=320, margin=0.10, policy=POLICY)
+    assert mean.verdict == "passed"
+    found = floor(lost)
+    assert (found.verdict, found.is_gated, found.role) == ("failed", True, "retained")
+    assert "1 of 40 shown to have lost more than 25 % of their pairs (concept 0 7 of 8)" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("lost", "pairs", "verdict", "is_gated"),
+    [
+        ([0] * 40, 8, "inconclusive", False),  # eight pairs cannot show that no more than a quarter is lost
+        ([6] + [0] * 39, 8, "inconclusive", False),  # one alone would be shown, one of forty is not
+        ([6], 8, "failed", True),
+        ([8] * 3 + [0] * 37, 8, "failed", True),
+        ([0] * 40, 11, "passed", True),
+        ([1] * 40, 30, "passed", True),
+        ([4] * 5, 4, "failed", True),
+        ([3] * 5, 3, "inconclusive", False),  # three pairs show nothing, not even when all are lost
+    ],
+)
+def test_the_concept_floor_fails_on_bounds_and_says_when_pairs_are_too_few(
+    lost: list[int], pairs: int, verdict: str, is_gated: bool
+):
+    found = floor(lost, pairs)
+    assert (found.verdict, found.is_gated) == (verdict, is_gated)
+    if verdict != "failed":
+        is_open = "too few pairs to show either: without any loss it takes 11" in found.reason
+        assert is_open == (verdict == "inconclusive")
+
+
+def test_without_any_pair_no_floor_is_judged():
+    found = rules.concept_floor_gate("retained", pd.Series(dtype=int), margin=0.25, policy=POLICY)
+    assert (found.verdict, found.is_gated) == ("inconclusive", False)
+
+
+def test_an_unharmed_candidate_falls_through_no_floor_more_often_than_allowed():
+    rng, verdicts = np.random.default_rng(5), []
+    for _ in range(100):  # rates are the same, pictures independent: the worst case without harm
+        before, after = rng.random((2, 40, 16)) < 0.5
+        index = np.repeat([f"concept {i}" for i in range(40)], 16)
+        own = pd.Series((after.astype(int) - before.astype(int)).ravel(), index=index)
+        verdicts.append(rules.concept_floor_gate("retained", own, margin=0.25, policy=POLICY).verdict)
+    assert 0 < np.mean([verdict == "failed" for verdict in verdicts]) <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -228,7 +302,7 @@ def test_aliases_that_the_base_does_not_know_count_only_against_the_candidate(
 
 
 def test_tables_of_measures_are_answered_gate_by_gate(make_tables: Callable[..., Any], policy: Policy):
-    measures, plan = make_tables(residual={"dog": 64}, lost=dict.fromkeys(("cat", "wolf", "bus", "pear", "rose"), 12))
+    measures, plan = make_tables(residual={"dog": 158}, lost=dict.fromkeys(("cat", "wolf", "bus", "pear", "rose"), 12))
     answers = {
         (r.gate, r.concept or r.role): r.verdict for r in evaluate(measures, plan, policy=policy, integrity=WHOLE)
     }

@@ -9,7 +9,8 @@ from validation.policy import Policy, load_policy, parse_policy
 def test_the_default_policy_is_the_documented_one():
     policy = Policy()
     assert (policy.residual_limit, policy.confidence, policy.retained_margin) == (0.10, 0.95, 0.05)
-    assert (policy.probes_per_target, policy.probes_per_target_base, policy.probes_per_retained) == (64, 16, 8)
+    assert (policy.probes_per_target, policy.probes_per_target_base, policy.probes_per_retained) == (158, 16, 8)
+    assert (policy.sampling, policy.stage_size, policy.retained_concept_margin) == ("sequential", 8, 0.25)
     assert (policy.positive_control_floor, policy.negative_control_ceiling) == (0.5, 0.05)
     assert policy.hidden_margin is None
 
@@ -32,9 +33,14 @@ def test_a_policy_file_overrides_only_what_it_names(tmp_path: Path):
         ("residual_limit: '0.1'", "residual_limit: Input should be a valid number"),
         ("confidence: 0.4", "confidence: Input should be greater than 0.5"),
         ("confidence: .nan", "confidence"),
-        ("probes_per_target: 20", "probes_per_target of at least 29, found 20"),
-        ("probes_per_alias: 5", "probes_per_alias of at least 29, found 5"),
-        ("probes_per_target_base: 65", "probes_per_target_base of at most probes_per_target"),
+        ("probes_per_target: 20", "probes_per_target of at least 32, found 20"),
+        ("{probes_per_target: 20, sampling: fixed}", "probes_per_target of at least 29, found 20"),
+        ("probes_per_alias: 5", "probes_per_alias of at least 32, found 5"),
+        ("probes_per_target_base: 159", "probes_per_target_base of at most probes_per_target"),
+        ("sampling: whenever", "sampling: Input should be 'fixed' or 'sequential'"),
+        ("stage_size: 0", "stage_size"),
+        ("stage_size: 159", "stage_size of at most probes_per_target"),
+        ("retained_concept_margin: 0.01", "retained_concept_margin of at least retained_margin"),
         ("- 1", "expected a mapping"),
         ("a: [", "expected a readable YAML file"),
     ],

@@ -109,7 +109,7 @@ def test_a_failure_names_what_failed_and_the_next_step(failed: Judgement):
     page = Page(render_report(failed, judged_at=NOON))
     assert page.all("html")[0]["data-verdict"] == "failed"
     assert "Failed: 1 concept of 2 is still drawn" in page.text
-    assert "tiger: found in 64 of 64 pictures" in page.text
+    assert "tiger: found in 8 of 8 pictures" in page.text
     assert "The candidate still draws it: make a stronger edit" in page.text
     assert "not to be promoted" in page.text
 
@@ -118,7 +118,7 @@ def test_an_inconclusive_verdict_says_how_many_pictures_it_would_take(tmp_path: 
     judgement = worlds.judged(worlds.unsure(), tmp_path)
     page = Page(render_report(judgement, judged_at=NOON))
     assert "The pictures do not settle whether 1 concept of 2 is forgotten." in page.text
-    assert re.search(r"With \d+ hits it takes \d+ pictures to show the limit, and 64 were drawn\.", page.text)
+    assert re.search(r"With \d+ hits it takes \d+ pictures to show the limit, and 158 were drawn\.", page.text)
 
 
 def test_a_void_judgement_claims_nothing_about_the_candidate(void: Judgement):

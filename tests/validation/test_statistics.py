@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from validation.gates import forgetting_gate, retention_gate
 from validation.measures import bound_differences
 from validation.policy import Policy
-from validation.statistics import lower_bound, paired_bounds, pictures_needed, upper_bound
+from validation.statistics import Sampling, lower_bound, paired_bounds, pictures_needed, upper_bound
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_paired_bounds_enclose_the_mean_and_mirror_under_swapping_the_models(clu
 
 
 def test_a_candidate_at_the_limit_passes_the_forgetting_gate_no_more_often_than_allowed():
-    rng, policy = np.random.default_rng(11), Policy()
+    rng, policy = np.random.default_rng(11), Policy(sampling="fixed", probes_per_target=64)
     hits = rng.binomial(64, policy.residual_limit, size=4000)
     verdict = {
         k: forgetting_gate("tiger", hits=k, pictures=64, expected=64, policy=policy).verdict for k in set(hits.tolist())
@@ -137,6 +138,76 @@ def test_a_candidate_at_the_limit_passes_the_forgetting_gate_no_more_often_than_
     assert passed <= 0.05
     assert failed <= 0.05
     assert passed > 0.01  # the gate can pass: the simulation exercises it
+
+
+LOOKS = 100
+Looks = Literal["below the rate", "above the rate"]
+
+
+def ever_wrong(rate: float, *, sampling: Sampling, side: Looks) -> float:
+    """Returns the exact chance that a bound is on the wrong side of the rate at any of the first `LOOKS` pictures."""
+    alive, wrong = np.array([1.0]), 0.0  # chance of every number of hits while no look was wrong
+    for pictures in range(1, LOOKS + 1):
+        alive = np.append(alive * (1 - rate), 0.0) + np.append(0.0, alive * rate)
+        if side == "below the rate":  # hits up to some number give an upper bound below the rate
+            bad = [upper_bound(h, pictures, confidence=0.95, sampling=sampling) < rate for h in range(pictures + 1)]
+        else:
+            bad = [lower_bound(h, pictures, confidence=0.95, sampling=sampling) > rate for h in range(pictures + 1)]
+        wrong += alive[bad].sum()
+        alive[bad] = 0
+    return wrong
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("side", ["below the rate", "above the rate"])
+def test_sequential_bounds_are_rarely_wrong_though_one_looks_after_every_picture(rate: float, side: Looks):
+    assert ever_wrong(rate, sampling="sequential", side=side) <= 0.05
+
+
+def test_looking_at_fixed_bounds_after_every_picture_is_wrong_far_more_often():
+    assert ever_wrong(0.1, sampling="fixed", side="below the rate") > 0.10
+    assert ever_wrong(0.1, sampling="fixed", side="above the rate") > 0.10
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.floats(0.55, 0.999))
+def test_sequential_bounds_move_as_rates_do_and_are_never_tighter_than_fixed_ones(
+    hits: int, misses: int, confidence: float
+):
+    n = hits + misses
+    for bound in (upper_bound, lower_bound):
+        here = bound(hits, n, confidence=confidence, sampling="sequential")
+        assert 0 <= here <= 1
+        assert bound(hits + 1, n + 1, confidence=confidence, sampling="sequential") >= here - 1e-12
+        assert bound(hits, n + 1, confidence=confidence, sampling="sequential") <= here + 1e-12
+    assert upper_bound(hits, n, confidence=confidence, sampling="sequential") >= upper_bound(
+        hits, n, confidence=confidence
+    )
+    assert lower_bound(hits, n, confidence=confidence, sampling="sequential") <= lower_bound(
+        hits, n, confidence=confidence
+    )
+
+
+@given(st.integers(0, 8), st.integers(4, 200), st.floats(0.8, 0.999))
+def test_the_sequential_upper_bound_is_where_the_likelihood_ratio_has_won(hits: int, misses: int, confidence: float):
+    rate = upper_bound(hits, hits + misses, confidence=confidence, sampling="sequential")
+    won = hits * math.log(0.1) + misses * math.log((1 - rate / 10) / (1 - rate))
+    assert won == pytest.approx(-math.log(1 - confidence), rel=1e-6)
+
+
+@given(st.integers(1, 40), st.integers(0, 100), st.floats(0.8, 0.999))
+def test_the_sequential_lower_bound_is_where_the_mixture_has_won(hits: int, misses: int, confidence: float):
+    n = hits + misses
+    rate = lower_bound(hits, n, confidence=confidence, sampling="sequential")
+    above = np.linspace(rate, 1, 200_001)[1:-1]
+    with np.errstate(divide="ignore"):
+        ratio = hits * np.log(above / rate) + misses * np.log((1 - above) / (1 - rate))
+    assert np.exp(ratio).mean() * (1 - confidence) == pytest.approx(1, rel=2e-3)
+
+
+@pytest.mark.parametrize(("hits", "pictures"), [(0, 32), (1, 57), (2, 82), (3, 107), (4, 133)])
+def test_pictures_needed_sequentially_is_the_smallest_number_that_shows_the_limit(hits: int, pictures: int):
+    assert pictures_needed(hits, limit=0.1, confidence=0.95, sampling="sequential") == pictures
+    assert upper_bound(hits, pictures - 1, confidence=0.95, sampling="sequential") > 0.1
 
 
 def test_a_loss_of_exactly_the_margin_passes_the_retention_gate_no_more_often_than_allowed():

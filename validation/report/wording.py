@@ -28,7 +28,8 @@ def headline(judgement: Judgement) -> str:
         if any(gate.gate == "integrity" and gate.verdict == "failed" for gate in gates):
             return "The candidate’s bytes are not what they are said to be."
         drawn = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "failed"}
-        lost = [gate.role for gate in gates if gate.gate in ("retention", "hidden") and gate.verdict == "failed"]
+        of_roles = ("retention", "hidden", "concept floor")
+        lost = dict.fromkeys(gate.role for gate in gates if gate.gate in of_roles and gate.verdict == "failed")
         parts = []
         if drawn:
             parts.append(f"{count(len(drawn), 'concept')} of {len(names)} {_be(len(drawn))} still drawn")
@@ -67,6 +68,8 @@ def advice(gate: GateResult, policy: Policy) -> str:
                     "The edit reaches too far: retain the concepts that lost most, or make a weaker edit; judge again."
                 )
             return "Ask for more pictures per concept, or name more concepts; the bound tightens with both."
+        case "concept floor":
+            return "Retain the concepts named, and what is near them, or make a weaker edit; judge again."
         case "positive control":
             return "Use a base model that draws the concept and a detector that knows it, or withdraw the concept."
         case "negative control":
@@ -139,7 +142,9 @@ def _forgetting_advice(gate: GateResult, policy: Policy) -> str:
         return "The candidate still draws it: make a stronger edit, or give the concept another anchor; judge again."
     if not gate.pictures or gate.hits is None:
         return "Draw the missing pictures; what was not drawn cannot count as forgotten."
-    needed = pictures_needed(gate.hits, limit=policy.residual_limit, confidence=policy.confidence)
+    needed = pictures_needed(
+        gate.hits, limit=policy.residual_limit, confidence=policy.confidence, sampling=policy.sampling
+    )
     return (
         f"With {count(gate.hits, 'hit')} it takes {needed} pictures to show the limit, and {gate.pictures} were drawn. "
         "Ask for more pictures per target, or make a stronger edit."
