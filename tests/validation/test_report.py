@@ -19,7 +19,7 @@ from validation.evidence import write_evidence
 from validation.report import render_report
 from validation.report.content import forgotten_targets
 from validation.report.errors import ReportError
-from validation.report.formats import percent_down, percent_up, points_down, points_up, typeset
+from validation.formats import percent_down, percent_up, points_down, points_up, typeset
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
