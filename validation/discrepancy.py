@@ -2,7 +2,7 @@
 
 Guarantees:
     1. Pairs are compared, and the estimator is unbiased for them: equal pictures give exactly 0.
-    2. The figure never stands alone: beside it is what the base's own pictures reach when only their seeds differ.
+    2. The figure never stands alone: beside it is what the base's own pictures reach with other seeds.
     3. The random splits behind that are seeded; the same pictures give the same figures.
 """
 

@@ -5,7 +5,7 @@ Guarantees:
     2. Where the judgement is about an unsafe concept, or safe mode is asked for, no picture is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,8 @@ from validation.report.effects import ROLE_TITLES
 from validation.report.pictures import Pair, PictureReader, Shown, first_pairs, still_drawn
 
 _REPLACEMENTS_SHOWN = 4
-_OPEN_ROWS = 10
-_ROWS_WORTH_FOLDING = 15
+_FEWEST_OPEN = 5
+_MOST_OPEN = 12
 _CHANGED_SHOWN = 3
 
 
@@ -112,12 +112,12 @@ class RoleChange:
 
     @property
     def _cut(self) -> int:
-        return rows_in_view(self.rows)
+        return rows_in_view(len(self.rows), losses=sum(row.is_loss for row in self.rows))
 
 
-def rows_in_view(rows: Sequence[object]) -> int:
-    """Returns how many rows of a table stay in view; a long one is folded after the first."""
-    return _OPEN_ROWS if len(rows) > _ROWS_WORTH_FOLDING else len(rows)
+def rows_in_view(rows: int, *, losses: int) -> int:
+    """Returns how many rows of a table stay in view: a long one is folded after its losses."""
+    return min(rows, _MOST_OPEN, max(losses, _FEWEST_OPEN))
 
 
 def is_without_pictures(judgement: Judgement, *, safe_mode: bool) -> bool:

@@ -1,4 +1,5 @@
-"""What an edit did beside forgetting, as values for the template: what targets became, who paid, how pictures moved.
+"""What an edit did beside forgetting, as values for the template: what targets became, what was damaged, how pictures
+moved.
 
 Guarantees:
     1. Every figure comes from the judgement; nothing is measured anew, and no picture is read.
@@ -154,7 +155,7 @@ def largest_drifts(drift: Drift) -> list[tuple[str, str]]:
 def sentences(judgement: Judgement) -> list[str]:
     """Returns the most damaged concepts, how far pictures moved and how far weights did, a sentence each."""
     said = [
-        f"{each.concept} ({each.role}): lost {each.lost}, now seen as {each.instead}, goes the way of {each.because}"
+        f"{each.concept} ({each.role}): lost {each.lost}, seen as {each.instead}, most likely hurt by {each.because}"
         for each in damages(judgement)[:_DAMAGES_SAID]
     ]
     said += [f"{each.title}: CMMD {each.cmmd}, other seeds {each.other_seeds}" for each in moves(judgement)]
