@@ -167,4 +167,7 @@ def sentences(judgement: Judgement) -> list[str]:
 def _reading(each: Discrepancy) -> str:
     if each.other_seeds is None:
         return "too few pictures of each concept to compare with other seeds"
-    return "more than other seeds do" if each.cmmd > each.other_seeds else "no more than other seeds do"
+    beyond = each.cmmd - each.other_seeds
+    if abs(beyond) <= (each.standard_error or 0.0):
+        return "about as much as other seeds do"
+    return "more than other seeds do" if beyond > 0 else "less than other seeds do"
