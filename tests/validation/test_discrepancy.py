@@ -94,7 +94,9 @@ def gallery(tmp_path: Path) -> Any:
             for seed in range(each):
                 for model, blue in (("base", 0.0), ("candidate", change)):
                     noise = np.random.default_rng([seed, len(concept)]).normal(0, 0.05, 3)
-                    pixels = np.broadcast_to(np.clip(np.add(colour, noise) + (0, 0, blue), 0, 1), (4, 4, 3))
+                    pixels = np.broadcast_to(
+                        np.clip(np.array(colour) + noise + np.array((0, 0, blue)), 0, 1), (4, 4, 3)
+                    )
                     address = f"{concept}{seed}{model}{change}".encode().hex()
                     store.write(address, pixels.astype(np.float32))
                     key = {"model": model, "role": role, "concept": concept, "pack": "direct", "prompt": concept}
