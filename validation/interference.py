@@ -12,6 +12,9 @@ import pandas as pd
 
 from validation.measures import pair_up
 
+_NAMED_FROM = 0.5
+"""Likeness from which a target is named: below, most of the lost pictures went some other way."""
+
 
 @dataclass(frozen=True)
 class Interference:
@@ -27,7 +30,7 @@ class Interference:
     instead: tuple[tuple[str, int], ...]
     """What the detector sees in the lost pictures, most frequent first."""
     target: str | None
-    """The target whose pictures now look most like the lost ones; None where none looks like them."""
+    """The target whose pictures now look most like the lost ones; None where it accounts for less than half of them."""
     likeness: float
     """Share of the lost pictures that the target accounts for."""
 
@@ -45,7 +48,7 @@ def find_interference(measures: pd.DataFrame) -> list[Interference]:
         instead = Counter(own.loc[is_lost, "top_label_candidate"])
         likeness = {target: _likeness(instead, became[target], labels.get(target)) for target in became}
         nearest = max(likeness, key=lambda target: likeness[target], default=None)
-        is_alike = nearest is not None and likeness[nearest] > 0
+        is_alike = nearest is not None and likeness[nearest] >= _NAMED_FROM
         found.append(
             Interference(
                 concept=str(concept),

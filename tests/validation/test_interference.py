@@ -45,6 +45,7 @@ def test_the_damaged_are_ordered_and_the_unharmed_are_left_out():
         (["pear", "pear", "pear", "pear"], "apple", 1.0),
         (["cat", "cat", "pear", "pear"], "tiger", 0.5),
         (["tiger", "tiger", "tiger", "pear"], "tiger", 0.75),
+        (["cat", "bus", "bus", "bus"], None, 0.25),
         (["bus", "bus", "bus", "bus"], None, 0.0),
     ],
 )

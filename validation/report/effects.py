@@ -92,7 +92,7 @@ def damages(judgement: Judgement) -> list[Damage]:
             lost=f"{each.lost} of {each.pairs}",
             change=points(each.change),
             instead=", ".join(f"{label} ({number})" for label, number in each.instead[:_LABELS_NAMED]),
-            because=f"{each.target} ({percent(each.likeness)})" if each.target else "no target",
+            because=f"{each.target} ({percent(each.likeness)})" if each.target else "no single target",
         )
         for each in find_interference(judgement.measures)
     ]
