@@ -383,7 +383,7 @@ def test_quality_is_reported_or_said_to_be_unknown(page: Page, quality: Judgemen
     assert "No image-text model looked at these pictures" in page.text
     own = Page(render_report(quality, judged_at=NOON))
     assert own.all("html")[0]["data-verdict"] == "failed"
-    assert "pictures of retained concepts and style concepts fit their prompts less" in own.text
+    assert "Pictures of retained concepts fit their prompts less than the policy allows." in own.text
     assert "How far the pictures moved as a whole (CMMD)" in own.text
     assert "The edit spoils pictures" in own.text
 
