@@ -36,9 +36,8 @@ def headline(judgement: Judgement) -> str:
         if lost:
             parts.append(f"{' and '.join(f'{role} concepts' for role in lost)} lost more than the policy allows")
         if spoilt:
-            parts.append(
-                f"pictures of {' and '.join(f'{role} concepts' for role in spoilt)} fit their prompts less than the policy allows"
-            )
+            whose = " and ".join(f"{role} concepts" for role in spoilt)
+            parts.append(f"pictures of {whose} fit their prompts less than the policy allows")
         return _sentence(" and ".join(parts) or "a gate failed")
     unsure = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "inconclusive"}
     if unsure:
