@@ -9,15 +9,20 @@ Guarantees:
 
 import contextlib
 import json
+import math
 import statistics
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from numpy.typing import NDArray
+from scipy.special import expit
 
 import scapre
 from flows.arenas import Arena
+from flows.errors import BadRequestError
 from flows.judgement import default_sampler
 from flows.progress import OnProgress
 from infra.reference import world
@@ -29,6 +34,7 @@ from validation.rendering import PictureStore, render
 BASE_METHOD = "none"
 FIRST_SEED = 5_000_000
 SEED_STRIDE = 10_000
+_SAME = 1e-12
 PACKS = {"object": "direct", "style": "style"}
 """Probe pack for each head of the detectors."""
 
@@ -61,6 +67,8 @@ class Result:
     hits: Mapping[str, int]
     """Pictures in which the concept was found, by role."""
     pictures: Mapping[str, int]
+    image_text: float | None = None
+    """Mean cosine of picture and prompt over all that was to be kept; None in a line from before it was measured."""
 
     def rate(self, role: str) -> float:
         """Returns the share of a role's pictures in which the concept was found, in percent; NaN without pictures."""
@@ -88,7 +96,9 @@ class Bench:
         batch: int = 64,
     ) -> None:
         self._pipeline, self._detectors, self._batch = pipeline, detectors, batch
-        self._features = features
+        if detectors.image_text is None:
+            raise BadRequestError("expected an image-text model among the detectors, found none; add a folder clip/")
+        self._features, self._image_text = features, detectors.image_text
         self._store, self._results = PictureStore(pictures), results
         self._sampler = default_sampler(pipeline)
         self._templates = {head: load_pack(pack).prompts() for head, pack in PACKS.items()}
@@ -102,7 +112,8 @@ class Bench:
             found = []
             for done, seed in enumerate(seeds, start=1):
                 asked = Result(arena.name, contestant.label, seed, model, each, {}, {})
-                found.append(self._done.get(_key(asked)) or self._measure(arena, asked))
+                known = self._done.get(_key(asked))
+                found.append(known if known and known.image_text is not None else self._measure(arena, asked))
                 if on_progress:
                     on_progress(done, len(seeds))
         return found
@@ -129,17 +140,19 @@ class Bench:
             edit.revert(self._pipeline)
 
     def _measure(self, arena: Arena, asked: Result) -> Result:
-        hits, pictures = {}, {}
+        hits, pictures, fits = {}, {}, []
         for role, names in arena.measured.items():
             count = 1 if role == "other" else asked.each  # there are many of them
-            hits[role] = self._count_hits([_subject(name) for name in names], asked, count)
+            hits[role], fit = self._look([_subject(name) for name in names], asked, count)
             pictures[role] = len(names) * count
-        found = replace(asked, hits=hits, pictures=pictures)
+            fits += fit if role != "target" else []
+        found = replace(asked, hits=hits, pictures=pictures, image_text=statistics.mean(fits))
         self._done[_key(found)] = found
         self._append(found)
         return found
 
-    def _count_hits(self, subjects: Sequence[Subject], asked: Result, count: int) -> int:
+    def _look(self, subjects: Sequence[Subject], asked: Result, count: int) -> tuple[int, list[float]]:
+        """Returns in how many pictures the concept is seen, and how well each picture fits its prompt."""
         probes = [probe for subject in subjects for probe in self._probes(subject, asked.seed, count)]
         addresses = render(
             self._pipeline,
@@ -150,14 +163,15 @@ class Bench:
             batch_size=self._batch,
             device=str(self._pipeline.device),
         )
+        drawn = [self._store.read(address) for address in addresses]
         wanted = [subject for subject in subjects for _ in range(count)]
         hits = 0
         for head in {subject.head for subject in subjects}:  # its detector sees all its pictures at once
             own = [place for place, subject in enumerate(wanted) if subject.head == head]
             detector = self._detectors.of(wanted[own[0]])
-            seen = detector.detect([self._store.read(addresses[place]) for place in own]).argmax(axis=1)
+            seen = detector.detect([drawn[place] for place in own]).argmax(axis=1)
             hits += sum(top == find_label(detector.labels, wanted[place]) for top, place in zip(seen, own, strict=True))
-        return int(hits)
+        return int(hits), self._image_text.score(drawn, [probe.prompt for probe in probes]).tolist()
 
     def _probes(self, subject: Subject, seed: int, count: int) -> list[Probe]:
         templates = self._templates[subject.head]
@@ -211,6 +225,11 @@ class Row:
     """Standard deviation of the same over the seeds."""
     overall: float
     overall_spread: float
+    image_text: float
+    """Mean cosine of picture and prompt over what was to be kept."""
+    uq: float
+    """Unlearning quality as the paper scores it, in percent, among the contestants of this arena: another company,
+    another figure. Never to be quoted alone."""
 
 
 def summarize(results: Sequence[Result]) -> list[Row]:
@@ -218,7 +237,30 @@ def summarize(results: Sequence[Result]) -> list[Row]:
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.arena, result.contestant), []).append(result)
-    return [_summarize(arena, contestant, own) for (arena, contestant), own in groups.items()]
+    rows = [_summarize(arena, contestant, own) for (arena, contestant), own in groups.items()]
+    scored: list[Row] = []
+    for arena in dict.fromkeys(row.arena for row in rows):
+        own = [row for row in rows if row.arena == arena]
+        scores = unlearning_quality([row.rates["target"] for row in own], [row.image_text for row in own])
+        scored += [replace(row, uq=score) for row, score in zip(own, scores, strict=True)]
+    return scored
+
+
+def unlearning_quality(accuracy: Sequence[float], image_text: Sequence[float]) -> list[float]:
+    """Returns UQ of every column compared, the original model among them, in percent (paper, Section 4).
+
+    `UQ = 100 * 2 * A * C / (A + C)` with `A = sigmoid((mean(a) - a) / std(a))` of the targets' accuracy and
+    `C = sigmoid((c - mean(c)) / std(c))` of the image-text score; means and population deviations over the columns.
+    Where all columns agree, nobody is better: 0.5.
+    """
+    forgotten, kept = (expit(_standardize(values)) for values in ([-value for value in accuracy], image_text))
+    return [float(score) for score in 100 * 2 * forgotten * kept / (forgotten + kept)]
+
+
+def _standardize(values: Sequence[float]) -> NDArray[np.float64]:
+    centred = np.asarray(values, dtype=np.float64) - np.mean(values)
+    deviation = centred.std()
+    return np.zeros_like(centred) if deviation <= _SAME else centred / deviation  # what is not known stays so
 
 
 def _summarize(arena: str, contestant: str, own: Sequence[Result]) -> Row:
@@ -232,6 +274,8 @@ def _summarize(arena: str, contestant: str, own: Sequence[Result]) -> Row:
         spreads={role: _spread(values) for role, values in rates.items()},
         overall=statistics.mean(overall),
         overall_spread=_spread(overall),
+        image_text=statistics.mean(math.nan if r.image_text is None else r.image_text for r in own),
+        uq=math.nan,  # takes all contestants
     )
 
 

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flows.candidate import Candidate
 from flows.judgement import Roles, describe_roles
 from flows.plan import Plan
 from flows.services import Services
-from validation import Judgement
+from validation import GateResult, Judgement
 from validation.evidence import evidence_digest, write_evidence
-from validation.report import render_report
+from validation.formats import exact_percent, percent_up
+from validation.report import effects, render_report
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,23 @@ def keep_evidence(
 
 
 def summary_lines(judgement: Judgement) -> list[str]:
-    """Returns a judgement's figures for a terminal: each target with its bound, then what happened to the rest."""
+    """Returns a judgement's figures for a terminal, rounded as in the report, the targets first."""
     lines = []
     for gate in judgement.gates:
         if gate.gate == "forgetting" and gate.concept is not None:
-            lines.append(f"{gate.verdict:<12} {gate.concept:<16} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
-    lines += [f"{g.verdict:<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
+            lines.append(f"{_state(gate):<12} {gate.concept:<16} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
+    lines += [f"{_state(g):<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
+    lines += [f"{'reported':<12} {text}" for text in effects.sentences(judgement)]
     return lines
+
+
+def _state(gate: GateResult) -> str:
+    return gate.verdict if gate.is_gated else "reported"
 
 
 def _counts(hits: int | None, pictures: int) -> str:
     return f"still drawn in {hits} of {pictures}"
 
 
-def _bound(gate: Any) -> str:
-    return f"upper bound {gate.upper:.1%} (limit {gate.limit:.0%})" if gate.upper is not None else gate.reason
+def _bound(gate: GateResult) -> str:
+    return f"upper bound {percent_up(gate.upper)} (limit {exact_percent(gate.limit)})"

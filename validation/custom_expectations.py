@@ -18,7 +18,7 @@ from great_expectations.expectations.metrics.table_metric_provider import TableM
 from great_expectations.render import LegacyRendererType, RenderedStringTemplateContent
 from great_expectations.render.renderer.renderer import renderer
 
-from validation.measures import bound_differences, paired_differences
+from validation.measures import bound_differences, bound_scores, paired_differences, score_differences
 from validation.statistics import Sampling, upper_bound
 
 
@@ -70,10 +70,10 @@ class ExpectResidualUpperBoundToBeAtMost(MulticolumnMapExpectation):
 
 
 class TablePairedLoss(TableMetricProvider):
-    """Over a table of measures: the bounds of the mean paired difference of a role, clustered by concept."""
+    """Over a table of measures: the bounds of a role's mean paired difference, of hits or scores, by concept."""
 
     metric_name = "table.paired_difference_bounds"
-    value_keys = ("role", "confidence")
+    value_keys = ("role", "confidence", "of_scores")
 
     @metric_value(engine=PandasExecutionEngine)
     def _pandas(
@@ -87,8 +87,11 @@ class TablePairedLoss(TableMetricProvider):
         table, _, _ = execution_engine.get_compute_domain(
             domain_kwargs=metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE
         )
-        differences = paired_differences(table[table["role"] == metric_value_kwargs["role"]])
-        bounds = bound_differences(differences, confidence=metric_value_kwargs["confidence"])
+        own, confidence = table[table["role"] == metric_value_kwargs["role"]], metric_value_kwargs["confidence"]
+        if metric_value_kwargs["of_scores"]:
+            bounds = bound_scores(score_differences(own), confidence=confidence)
+        else:
+            bounds = bound_differences(paired_differences(own), confidence=confidence)
         return {"mean": bounds.mean, "lower": bounds.lower, "upper": bounds.upper, "pairs": bounds.pairs}
 
 
@@ -100,10 +103,12 @@ class ExpectPairedLossWithinMargin(BatchExpectation):
     confidence: float
     pairs: int
     """Pairs that were planned; fewer never pass."""
+    of_scores: bool = False
+    """Image-text scores rather than hits."""
 
     metric_dependencies: ClassVar[tuple[str, ...]] = ("table.paired_difference_bounds",)
-    success_keys: ClassVar[tuple[str, ...]] = ("role", "margin", "confidence", "pairs")
-    args_keys: ClassVar[tuple[str, ...]] = ("role", "margin", "confidence", "pairs")
+    success_keys: ClassVar[tuple[str, ...]] = ("role", "margin", "confidence", "pairs", "of_scores")
+    args_keys: ClassVar[tuple[str, ...]] = ("role", "margin", "confidence", "pairs", "of_scores")
 
     class Config(BatchExpectation.Config):
         """What Data Docs call it."""
@@ -114,7 +119,8 @@ class ExpectPairedLossWithinMargin(BatchExpectation):
     @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)
     def _prescriptive_renderer(cls, configuration: Any = None, **_: Any) -> list[RenderedStringTemplateContent]:
         return _sentence(
-            "Accuracy on $role concepts must be shown to fall by at most $margin at confidence $confidence.",
+            f"{'The image-text score' if configuration.kwargs.get('of_scores') else 'Accuracy'} on $role concepts must "
+            "be shown to fall by at most $margin at confidence $confidence.",
             configuration,
         )
 

@@ -78,7 +78,7 @@ class ClassifierDetector:
 
 
 class ImageTextDetector:
-    """A CLIP model read from a folder; says how well a text fits a picture."""
+    """A CLIP model read from a folder; says how well a text fits a picture, and where a picture lies among others."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPModel
@@ -91,19 +91,30 @@ class ImageTextDetector:
         self.digest = _folder_digest(folder, "")
 
     @torch.inference_mode()
+    def embed(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
+        """Returns the pictures' embeddings, `[pictures, width]`, each of unit length."""
+        rows = [np.zeros((0, int(self._model.config.projection_dim)))]
+        for start in range(0, len(pictures), _BATCH):
+            batch = [picture.convert("RGB") for picture in pictures[start : start + _BATCH]]
+            inputs = self._processor(images=batch, return_tensors="pt").to(self._device)
+            rows.append(_unit_length(self._model.get_image_features(**inputs).pooler_output))
+        return np.concatenate(rows)
+
+    @torch.inference_mode()
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
         """Returns the cosine between each picture and its own text, in [-1, 1]."""
-        rows = [np.zeros(0)]
-        pairs = list(zip(pictures, texts, strict=True))
-        for start in range(0, len(pairs), _BATCH):
-            batch = pairs[start : start + _BATCH]
-            inputs = self._processor(images=[picture.convert("RGB") for picture, _ in batch], return_tensors="pt")
-            seen = self._model.get_image_features(**inputs.to(self._device)).pooler_output.double()
-            distinct = list(dict.fromkeys(text for _, text in batch))
-            tokens = self._tokenizer(distinct, padding=True, truncation=True, return_tensors="pt").to(self._device)
-            said = self._model.get_text_features(**tokens).pooler_output.double()
-            own = said[[distinct.index(text) for _, text in batch]]
-            rows.append(torch.nn.functional.cosine_similarity(seen, own).cpu().numpy())
+        if len(pictures) != len(texts):
+            raise ValueError(f"expected a text for each of {len(pictures)} pictures, found {len(texts)}; pair them up")
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        said = self._embed_texts(list(distinct))[[distinct[text] for text in texts]]
+        return (self.embed(pictures) * said).sum(axis=1)
+
+    def _embed_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        rows = [np.zeros((0, int(self._model.config.projection_dim)))]
+        for start in range(0, len(texts), _BATCH):
+            batch = list(texts[start : start + _BATCH])
+            tokens = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(self._device)
+            rows.append(_unit_length(self._model.get_text_features(**tokens).pooler_output))
         return np.concatenate(rows)
 
 
@@ -170,6 +181,10 @@ def find_label(labels: Sequence[str], subject: Subject) -> int:
         f"expected a concept that the detector knows, found {subject.name!r}; nearest of its {len(labels)} labels: "
         f"{', '.join(nearest)}. What cannot be seen cannot be judged: correct the name or bring another detector"
     )
+
+
+def _unit_length(vectors: torch.Tensor) -> NDArray[np.float64]:
+    return torch.nn.functional.normalize(vectors.double(), dim=1).cpu().numpy()
 
 
 def _synonyms(label: str) -> list[str]:

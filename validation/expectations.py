@@ -145,16 +145,15 @@ def picture_expectations(plan: Plan, policy: Policy) -> list[Any]:
         ("hidden", policy.hidden_margin),
     ):
         concepts = plan.names(role)
+        pairs = sum(n for (concept, _), n in plan.expected("candidate").items() if concept in concepts)
+        shared = {"role": role, "confidence": policy.confidence, "pairs": pairs, "severity": "critical"}
         if concepts and margin is not None:
+            rule = {"rule": f"{role} concepts survive"}
+            rules.append(ExpectPairedLossWithinMargin(**shared, margin=margin, meta=rule))
+        if concepts and role != "hidden" and policy.quality_margin is not None:
+            rule = {"rule": f"{role} pictures fit their prompts"}
             rules.append(
-                ExpectPairedLossWithinMargin(
-                    role=role,
-                    margin=margin,
-                    confidence=policy.confidence,
-                    pairs=sum(n for (concept, _), n in plan.expected("candidate").items() if concept in concepts),
-                    severity="critical",
-                    meta={"rule": f"{role} concepts survive"},
-                )
+                ExpectPairedLossWithinMargin(**shared, margin=policy.quality_margin, of_scores=True, meta=rule)
             )
     return rules
 
@@ -223,6 +222,9 @@ def _expected_answers(gates: Sequence[GateResult]) -> dict[str, bool]:
         f"{gate.role} concepts survive": gate.verdict == "passed"
         for gate in gates
         if gate.gate in ("retention", "hidden") and gate.is_gated
+    }
+    answers |= {
+        f"{gate.role} pictures fit their prompts": gate.verdict == "passed" for gate in gates if gate.gate == "quality"
     }
     if forgetting := _forgetting(gates):
         answers[FORGOTTEN] = all(gate.verdict == "passed" for gate in forgetting)

@@ -16,8 +16,20 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from validation.formats import (
+    cosine_change,
+    cosine_change_down,
+    cosine_change_up,
+    exact_percent,
+    exact_points,
+    percent_down,
+    percent_up,
+    points,
+    points_down,
+    points_up,
+)
 from validation.judgement import GateName, GateResult, Integrity, Reason, Verdict
-from validation.measures import bound_differences
+from validation.measures import bound_differences, bound_scores
 from validation.policy import Policy
 from validation.statistics import PairedBounds, lower_bound, pictures_needed, upper_bound
 
@@ -79,8 +91,8 @@ def retention_gate(
     """
     bounds = bound_differences(differences, confidence=policy.confidence)
     found = (
-        f"accuracy changed by {100 * bounds.mean:+.1f} points over {bounds.pairs} pairs of {bounds.clusters} concepts "
-        f"(one-sided bounds {100 * bounds.lower:+.1f} and {100 * bounds.upper:+.1f} at {_share(policy.confidence)})"
+        f"accuracy changed by {points(bounds.mean)} points over {bounds.pairs} pairs of {bounds.clusters} concepts "
+        f"(one-sided bounds {points_down(bounds.lower)} and {points_up(bounds.upper)} at {_share(policy.confidence)})"
     )
     verdict: Verdict = "inconclusive"
     if bounds.pairs < max(expected, 1):
@@ -89,7 +101,7 @@ def retention_gate(
         found = "one concept shows nothing about the others; name at least two"
     elif margin is not None:
         verdict = _against_margin(bounds, margin)
-        found += f", margin {100 * margin:.1f}{_worst(differences) if verdict != 'passed' else ''}"
+        found += f", margin {exact_points(-margin)}{_worst(differences) if verdict != 'passed' else ''}"
         needed = pictures_needed(0, limit=margin, confidence=policy.confidence)
         if bounds.pairs < needed:
             found += f"; fewer than {needed} pairs cannot show this margin even without any loss"
@@ -174,6 +186,43 @@ def _losses(differences: pd.Series, *, confidence: float) -> list[_Loss]:
         for concept, lost, pairs in counts
     ]
     return sorted(losses, key=lambda loss: (-loss.lower, loss.concept))
+
+
+def quality_gate(role: str, differences: pd.Series, *, expected: int, margin: float, policy: Policy) -> GateResult:
+    """Says whether a role's pictures still fit their prompts: passed when the loss is shown to be within the margin.
+
+    Args:
+        role: `retained` or `style`.
+        differences: Candidate minus base image-text score per pair, indexed by concept.
+        expected: Pairs that were planned.
+        margin: Acceptable loss, as a difference of cosines.
+        policy: Where the confidence comes from.
+    """
+    bounds = bound_scores(differences, confidence=policy.confidence)
+    verdict: Verdict = "inconclusive"
+    if bounds.pairs < max(expected, 1):
+        found = f"expected {expected} pairs with an image-text score, found {bounds.pairs}; what has none shows nothing"
+    elif bounds.clusters < 2:
+        found = "one concept shows nothing about the others; name at least two"
+    else:
+        verdict = _against_margin(bounds, margin)
+        found = (
+            f"fit of picture and prompt changed by {cosine_change(bounds.mean)} (cosine) over {bounds.pairs} pairs of "
+            f"{bounds.clusters} concepts (one-sided bounds {cosine_change_down(bounds.lower)} and "
+            f"{cosine_change_up(bounds.upper)} at {_share(policy.confidence)}), margin −{margin:g}"
+        )
+    is_bounded = bounds.clusters > 1
+    return GateResult(
+        gate="quality",
+        verdict=verdict,
+        reason=f"{role} concepts: {found}",
+        role=role,
+        estimate=bounds.mean if bounds.pairs else None,
+        lower=bounds.lower if is_bounded else None,
+        upper=bounds.upper if is_bounded else None,
+        limit=-margin,
+        pictures=bounds.pairs,
+    )
 
 
 def _against_margin(bounds: PairedBounds, margin: float) -> Verdict:
@@ -318,8 +367,10 @@ def _missing(gates: Sequence[GateResult], targets: Collection[str], policy: Poli
 
 
 def _between(lower: float, upper: float, policy: Policy) -> str:
-    return f"rate between {_share(lower)} and {_share(upper)} (one-sided bounds at {_share(policy.confidence)})"
+    return (
+        f"rate between {percent_down(lower)} and {percent_up(upper)} (one-sided bounds at {_share(policy.confidence)})"
+    )
 
 
-def _share(fraction: float) -> str:
-    return f"{100 * fraction:.3g} %"
+def _share(setting: float) -> str:
+    return exact_percent(setting)

@@ -20,6 +20,7 @@ GateName = Literal[
     "retention",
     "hidden",
     "concept floor",
+    "quality",
     "positive control",
     "negative control",
     "picture control",
@@ -82,7 +83,7 @@ class GateResult:
     pack: str | None = None
     """The probe pack, for a gate on one concept."""
     estimate: float | None = None
-    """The point estimate: a rate in [0, 1], or a mean paired difference in [-1, 1]."""
+    """The point estimate: a rate in [0, 1], or a mean paired difference in [-1, 1] (of cosines: in [-2, 2])."""
     lower: float | None = None
     """One-sided lower bound at the policy's confidence."""
     upper: float | None = None
@@ -117,6 +118,63 @@ class Integrity:
     is_intact: bool
     reason: str
     """What was compared, in words."""
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """How far a role's pictures have moved as a whole; reported beside the verdict."""
+
+    role: str
+    concepts: int
+    pairs: int
+    cmmd: float
+    """Between base and candidate; 0 for equal pictures, see `validation.discrepancy.cmmd`."""
+    standard_error: float | None
+    """Jackknife over concepts; None for fewer than two."""
+    other_seeds: float | None
+    """What the base reaches against itself when only seeds differ; None with too few pictures of each concept."""
+
+
+@dataclass(frozen=True)
+class TensorDrift:
+    """One tensor that changed."""
+
+    name: str
+    relative: float | None
+    """Norm of the change over the norm before; None where there is no such number."""
+
+
+@dataclass(frozen=True)
+class PartDrift:
+    """One part of a pipeline, such as its denoiser."""
+
+    part: str
+    tensors: int
+    changed: int
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the candidate's weights are from the base's; reported beside the verdict."""
+
+    parts: tuple[PartDrift, ...]
+    largest: tuple[TensorDrift, ...]
+    """The tensors that changed most, relative to themselves."""
+    outside: tuple[str, ...]
+    """Changed tensors outside the layers through which the denoiser reads its prompt."""
+    unmatched: tuple[str, ...]
+    """Tensors that only one of the models has, or that have another shape."""
+
+    @property
+    def tensors(self) -> int:
+        """Number of tensors of the base."""
+        return sum(part.tensors for part in self.parts)
+
+    @property
+    def changed(self) -> int:
+        """Number of tensors that changed."""
+        return sum(part.changed for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -176,6 +234,9 @@ class Judgement:
     """What Great Expectations answered on the same tables, as plain JSON, with `success` and `is_broken`."""
     seconds: Mapping[str, float]
     """Wall-clock time by phase."""
+    discrepancies: tuple[Discrepancy, ...] = ()
+    """By role; none without an image-text model."""
+    drift: Drift | None = None
 
     @property
     def is_void(self) -> bool:
@@ -195,5 +256,7 @@ class Judgement:
             "gates": [gate.describe() for gate in self.gates],
             "protocol": self.protocol.describe(),
             "expectations": dict(self.expectations),
+            "discrepancies": [asdict(each) for each in self.discrepancies],
+            "drift": self.drift and asdict(self.drift),
             "seconds": dict(self.seconds),
         }

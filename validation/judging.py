@@ -21,9 +21,11 @@ import pandas as pd
 
 from validation import gates as rules
 from validation.detectors import Detectors
+from validation.discrepancy import measure_discrepancies
+from validation.drift import weight_drift
 from validation.errors import ProtocolError
-from validation.judgement import PROBE_COLUMNS, GateResult, Integrity, Judgement, Protocol
-from validation.measures import measure, paired_differences, summarise
+from validation.judgement import PROBE_COLUMNS, Discrepancy, GateResult, Integrity, Judgement, Protocol
+from validation.measures import measure, paired_differences, score_differences, summarise
 from validation.plan import ALIAS_PACK, MODELS, Model, Plan, make_plan
 from validation.policy import Policy
 from validation.probes import Probe, Subject, probes_digest
@@ -93,7 +95,8 @@ def judge(
             are decided, and the last call has both equal.
 
     Raises:
-        ProtocolError: No target, a concept with two roles, or one pipeline given as both models.
+        ProtocolError: No target, a concept with two roles, one pipeline given as both models, or a quality margin
+            without an image-text model.
         UnknownLabelError: A concept that the detector has no label for.
     """
     if base_pipeline is candidate_pipeline:
@@ -101,6 +104,11 @@ def judge(
     pipelines: dict[Model, Pipeline] = {"base": base_pipeline, "candidate": candidate_pipeline}
     for pipeline in pipelines.values():
         build_scheduler(pipeline, sampler.scheduler)  # refuses before anything is drawn
+    if policy.quality_margin is not None and detectors.image_text is None:
+        raise ProtocolError(
+            f"expected an image-text model for quality_margin {policy.quality_margin:g}, found none; bring one or set "
+            "the margin to null"
+        )
     plan = make_plan(targets, retained=retained, hidden=hidden, styles=styles, policy=policy, detectors=detectors)
     seconds: dict[str, float] = {}
     with _timed(seconds, "digests"):
@@ -125,6 +133,14 @@ def judge(
     if on_progress:
         on_progress(len(measures), len(measures))
     summary = summarise(measures, confidence=policy.confidence, sampling=policy.sampling)
+    discrepancies: tuple[Discrepancy, ...] = ()
+    with _timed(seconds, "measuring"):
+        if detectors.image_text is not None:
+            discrepancies = measure_discrepancies(
+                measures, image_text=detectors.image_text, store=store, confidence=policy.confidence
+            )
+    with _timed(seconds, "drift"):
+        drift = weight_drift(base_pipeline, candidate_pipeline)
     results = evaluate(measures, plan, policy=policy, integrity=integrity)
     with _timed(seconds, "expectations"):
         from validation.expectations import check_tables, expectations_gate  # takes seconds to import
@@ -165,6 +181,8 @@ def judge(
         picture_folder=store.folder,
         expectations=outcome.describe(),
         seconds=seconds,
+        discrepancies=discrepancies,
+        drift=drift,
     )
 
 
@@ -218,6 +236,11 @@ def evaluate(
             if role != "hidden" and policy.retained_concept_margin is not None:
                 floor = policy.retained_concept_margin
                 results.append(rules.concept_floor_gate(role, differences, margin=floor, policy=policy))
+            if role != "hidden" and policy.quality_margin is not None:
+                scores = score_differences(measures[measures["role"] == role])
+                results.append(
+                    rules.quality_gate(role, scores, expected=expected, margin=policy.quality_margin, policy=policy)
+                )
     return results
 
 

@@ -16,10 +16,11 @@ from validation.judgement import MEASURE_COLUMNS, SUMMARY_COLUMNS
 from validation.plan import Model
 from validation.probes import Probe, Subject
 from validation.rendering import PictureStore
-from validation.statistics import PairedBounds, Sampling, lower_bound, paired_bounds, upper_bound
+from validation.statistics import PairedBounds, Sampling, lower_bound, paired_bounds, score_bounds, upper_bound
 
 _BLANK_LEVELS = 1
 _CHUNK = 512
+_PAIR = ("concept", "pack", "prompt", "seed")
 
 
 @dataclass(frozen=True)
@@ -132,19 +133,38 @@ def summarise(measures: pd.DataFrame, *, confidence: float, sampling: Sampling =
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
+def pair_up(measures: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Returns one row per picture that both models drew: its keys, and `columns` ending in `_base` and `_candidate`."""
+    base, candidate = (measures.loc[measures["model"] == model, [*_PAIR, *columns]] for model in ("base", "candidate"))
+    return candidate.merge(base, on=list(_PAIR), suffixes=("_candidate", "_base"), validate="one_to_one")
+
+
 def paired_differences(measures: pd.DataFrame) -> pd.Series:
     """Returns candidate hit minus base hit per pair, indexed by concept; a picture without its partner is no pair."""
-    keys = ["concept", "pack", "prompt", "seed"]
-    base, candidate = (measures.loc[measures["model"] == model, [*keys, "is_hit"]] for model in ("base", "candidate"))
-    pairs = candidate.merge(base, on=keys, suffixes=("_candidate", "_base"), validate="one_to_one")
+    pairs = pair_up(measures, "is_hit")
     differences = pairs["is_hit_candidate"].astype(int) - pairs["is_hit_base"].astype(int)
     return pd.Series(differences.to_numpy(), index=pairs["concept"].to_numpy(), dtype="int64")
 
 
+def score_differences(measures: pd.DataFrame) -> pd.Series:
+    """Returns candidate minus base image-text score per pair, indexed by concept; pairs without scores are left out."""
+    pairs = pair_up(measures, "image_text_score")
+    differences = pairs["image_text_score_candidate"] - pairs["image_text_score_base"]
+    return pd.Series(differences.to_numpy(), index=pairs["concept"].to_numpy(), dtype="float64").dropna()
+
+
 def bound_differences(differences: pd.Series, *, confidence: float) -> PairedBounds:
     """Returns the bounds of the mean paired difference; a concept, the index, is a cluster."""
-    clusters = [group.tolist() for _, group in differences.groupby(level=0)]
-    return paired_bounds(clusters, confidence=confidence)
+    return paired_bounds(_clusters(differences), confidence=confidence)
+
+
+def bound_scores(differences: pd.Series, *, confidence: float) -> PairedBounds:
+    """Returns the bounds of the mean paired difference of a score; a concept, the index, is a cluster."""
+    return score_bounds(_clusters(differences), confidence=confidence)
+
+
+def _clusters(differences: pd.Series) -> list[list[float]]:
+    return [group.tolist() for _, group in differences.groupby(level=0)]
 
 
 def _rate(hits: int, pictures: int) -> float:

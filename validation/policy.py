@@ -63,6 +63,14 @@ class Policy(BaseModel):
     probes_per_target: int = Field(
         default=158, ge=1, description="candidate pictures per target; at most, with sequential sampling"
     )
+    quality_margin: float | None = Field(
+        default=None,
+        gt=0,
+        lt=2,
+        description="loss of fit between picture and prompt (cosine of the image-text model) that is still acceptable "
+        "on retained concepts and styles; the scale depends on that model, so there is no default: null reports it and "
+        "gates nothing",
+    )
     probes_per_target_base: int = Field(default=16, ge=1, description="base pictures per target, the positive control")
     probes_per_alias: int = Field(
         default=0,

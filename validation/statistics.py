@@ -130,6 +130,25 @@ def paired_bounds(clusters: Sequence[Sequence[float]], *, confidence: float) -> 
     return PairedBounds(mean, max(-1.0, mean - width), min(1.0, mean + width), pairs, len(means))
 
 
+def score_bounds(clusters: Sequence[Sequence[float]], *, confidence: float) -> PairedBounds:
+    """Returns the mean of the clusters' mean differences of a score, with one-sided bounds at `confidence`.
+
+    Student's t over the clusters' means, as in `paired_bounds`, but with no floor under the width: an outcome of yes or
+    no can hide behind too few pictures, a score cannot. Where no score changed at all, the pictures are the same.
+
+    Args:
+        clusters: Per concept, the differences of its pairs.
+        confidence: Of each of the two bounds.
+    """
+    _check(0, 0, confidence)
+    means = np.array([np.mean(cluster) for cluster in clusters if len(cluster)])
+    pairs = sum(len(cluster) for cluster in clusters)
+    if len(means) < 2:  # nothing is known of the spread between concepts
+        return PairedBounds(float(means.mean()) if pairs else 0.0, -np.inf, np.inf, pairs, len(means))
+    mean, width = float(means.mean()), float(t.ppf(confidence, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5)
+    return PairedBounds(mean, mean - width, mean + width, pairs, len(means))
+
+
 def _check(hits: int, pictures: int, confidence: float) -> None:
     if not 0 <= hits <= pictures:
         raise ValueError(f"expected 0 <= hits <= pictures, found {hits} hits in {pictures} pictures; count again")

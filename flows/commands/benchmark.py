@@ -95,14 +95,16 @@ def benchmark(
 
 
 def _show(rows: "list[Row]") -> None:
-    table = Table("arena", "method", "target ↓", "told ↑", "hidden ↑", "other ↑", "overall ↑")
+    table = Table("arena", "method", "target ↓", "told ↑", "hidden ↑", "other ↑", "overall ↑", "image-text ↑", "UQ ↑")
     for row in rows:
         shown = [
             f"{row.rates[role]:.1f} ± {row.spreads[role]:.1f}" if role in row.rates else ""
             for role in ("target", "told", "hidden", "other")
         ]
-        table.add_row(row.arena, row.contestant, *shown, f"{row.overall:.1f} ± {row.overall_spread:.1f}")
-    Console(width=150).print(table)
+        overall = f"{row.overall:.1f} ± {row.overall_spread:.1f}"
+        table.add_row(row.arena, row.contestant, *shown, overall, f"{row.image_text:.3f}", f"{row.uq:.1f}")
+    Console(width=170).print(table)
+    Console(width=170).print("UQ ranks the methods of one arena against each other; it says nothing on its own.")
 
 
 def _refuse_unknown(what: str, given: list[str] | None, known: Collection[str]) -> None:

@@ -87,6 +87,13 @@ class Painter:
         return other
 
     @torch.no_grad()
+    def faded(self, share: float) -> "Painter":
+        """Returns a model whose colours are mixed with grey, not so much that they are taken for others."""
+        other = self.copy()
+        other.palette.colours.lerp_(torch.full_like(other.palette.colours, 1 / 3), share)
+        return other
+
+    @torch.no_grad()
     def without_style(self, style: str) -> "Painter":
         """Returns a model that draws a style as `natural`."""
         other = self.copy()
@@ -147,8 +154,27 @@ class BrightnessDetector:
         return np.stack([_softmax(-60 * np.abs(levels - np.asarray(p).mean() * 3 / 255)) for p in pictures])
 
 
-def detectors() -> Detectors:
-    return Detectors(object=ColourDetector(), style=BrightnessDetector())
+class ColourText:
+    """Embeds a picture as its mean colour, and a text as the colour of the concept it names."""
+
+    name = "colour text"
+    digest = "d" * 64
+
+    def embed(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        return _unit(np.stack([_mean(picture) for picture in pictures]))
+
+    def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
+        named = [next((n for n in NAMES if n in text.split()), "nothing") for text in texts]
+        return (self.embed(pictures) * _unit(np.array([COLOURS[name] for name in named]))).sum(axis=1)
+
+
+def detectors(*, with_texts: bool = False) -> Detectors:
+    image_text: Any = ColourText() if with_texts else None
+    return Detectors(object=ColourDetector(), style=BrightnessDetector(), image_text=image_text)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _mean(picture: Image.Image) -> np.ndarray:

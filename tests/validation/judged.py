@@ -14,7 +14,9 @@ NAMES = (*TARGETS, "cat", "wolf", "pear", "bus", "rose", *HIDDEN)
 POLICY = Policy(probes_per_retained=16, probes_per_hidden=8, probes_per_style=40)
 
 
-def judged(candidate: colour_world.Painter, folder: Path, *, policy: Policy = POLICY) -> Judgement:
+def judged(
+    candidate: colour_world.Painter, folder: Path, *, policy: Policy = POLICY, with_texts: bool = False
+) -> Judgement:
     """Judges a candidate against the painter; pictures go to `folder`."""
     return judge(
         colour_world.Painter(),
@@ -27,7 +29,7 @@ def judged(candidate: colour_world.Painter, folder: Path, *, policy: Policy = PO
         styles=("night", "fog"),
         policy=policy,
         sampler=Sampler(steps=1, guidance=1.0, scheduler="DDIMScheduler", pixels=colour_world.PIXELS),
-        detectors=colour_world.detectors(),
+        detectors=colour_world.detectors(with_texts=with_texts),
         store=PictureStore(folder),
         integrity=Integrity(True, "the stored bytes are the edited ones"),
     )

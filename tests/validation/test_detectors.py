@@ -105,7 +105,7 @@ def test_an_image_text_model_gives_the_cosine_of_each_pair(clip: Path, pictures:
     assert (abs(scores) <= 1).all()
     assert detector.score(pictures[1:2], texts[1:2]) == pytest.approx(scores[1:2], abs=1e-5)
     assert detector.score(pictures[:1], ["a dog"])[0] != pytest.approx(scores[0], abs=1e-6)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="expected a text for each of 5 pictures, found 2"):
         detector.score(pictures, texts[:2])
 
 

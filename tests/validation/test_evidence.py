@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from validation import Judgement
 from validation.evidence import EvidenceError, core_files, evidence_digest, verify_evidence, write_evidence
-from validation.rederiving import read_measures
+from validation.rederiving import read_measures, verdict_differences
 from validation.report import render_report
 
 FILES = (
@@ -318,3 +318,15 @@ def test_measures_survive_their_file_whatever_a_concept_is_called(passed: Judgem
     table = passed.measures.head(3).assign(concept=name)
     content = table.to_csv(index=False, lineterminator="\n").encode()
     pd.testing.assert_frame_equal(read_measures(content), table, check_dtype=False, check_exact=True)
+
+
+def test_the_quality_gate_is_derived_again_from_the_scores(tmp_path: Path):
+    policy = worlds.POLICY.model_copy(update={"quality_margin": 0.002})
+    judgement = worlds.judged(worlds.good().faded(0.2), tmp_path / "pictures", policy=policy, with_texts=True)
+    folder = write_evidence(judgement, tmp_path / "bundle", report_html=render_report(judgement))
+    assert verify_evidence(folder) == []
+    documents = {name: json.loads((folder / name).read_bytes()) for name in FILES[:5] if name.endswith(".json")}
+    better = judgement.measures.assign(image_text_score=1.0)
+    found = verdict_differences(better.to_csv(index=False, lineterminator="\n").encode(), documents)
+    assert any("quality of retained" in difference for difference in found)
+    assert any("it says failed" in difference for difference in found)

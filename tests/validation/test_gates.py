@@ -164,6 +164,33 @@ def test_an_unharmed_candidate_falls_through_no_floor_more_often_than_allowed():
     assert 0 < np.mean([verdict == "failed" for verdict in verdicts]) <= 0.05
 
 
+def scores(means: list[float], pairs: int = 8) -> pd.Series:
+    index = np.repeat([f"concept {i}" for i in range(len(means))], pairs)
+    return pd.Series(np.repeat(np.array(means), pairs), index=index)
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [
+        ([0.0] * 5, "passed"),
+        ([-0.01, 0.0, 0.01, 0.0], "passed"),
+        ([-0.2, 0.1, 0.0], "inconclusive"),
+        ([-0.2], "inconclusive"),
+        ([-0.2, -0.21, -0.19], "failed"),
+    ],
+)
+def test_the_quality_gate_rests_on_the_bounds_of_the_paired_scores(means: list[float], verdict: str):
+    found = scores(means)
+    result = rules.quality_gate("retained", found, expected=len(found), margin=0.05, policy=POLICY)
+    assert (result.verdict, result.limit, result.is_control, result.is_gated) == (verdict, -0.05, False, True)
+
+
+def test_pictures_without_a_score_never_count_as_good():
+    few = rules.quality_gate("retained", scores([0.0] * 5), expected=41, margin=0.05, policy=POLICY)
+    assert few.verdict == "inconclusive"
+    assert "expected 41 pairs with an image-text score, found 40" in few.reason
+
+
 @pytest.mark.parametrize(
     ("hits", "pictures", "expected", "verdict"),
     [(16, 16, 16, "passed"), (8, 16, 16, "passed"), (7, 16, 16, "failed"), (8, 8, 16, "failed"), (0, 0, 0, "failed")],

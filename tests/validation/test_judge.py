@@ -299,3 +299,37 @@ def test_a_judgement_is_complete_and_plain_json(judge_world: Judge, forgetful: P
     assert record["protocol"]["targets"] == ["tiger", "dog"]
     assert set(judgement.seconds) >= {"rendering base", "rendering candidate", "measuring", "expectations"}
     assert (tmp_path / "docs" / "index.html").is_file()
+
+
+def test_pictures_that_fit_their_prompts_less_fail_the_quality_gate_and_only_with_a_margin(
+    judge_world: Judge, forgetful: Painter, policy: Policy
+):
+    seen = colour_world.detectors(with_texts=True)
+    strict = policy.model_copy(update={"quality_margin": 0.002})
+    faded = judge_world(forgetful.faded(0.2), policy=strict, detectors=seen)
+    assert (faded.verdict, answers(faded, "quality")["retained"]) == ("failed", "failed")
+    assert answers(faded, "retention")["retained"] == "passed"
+    assert faded.expectations["answers"]["retained pictures fit their prompts"] is False
+    kept = judge_world(forgetful, policy=strict, detectors=seen)
+    assert (kept.verdict, answers(kept, "quality")) == ("passed", {"retained": "passed", "style": "passed"})
+    assert answers(judge_world(forgetful.faded(0.2), detectors=seen), "quality") == {}
+
+
+def test_discrepancy_and_drift_are_measured_beside_the_verdict(judge_world: Judge, forgetful: Painter):
+    found = judge_world(forgetful, detectors=colour_world.detectors(with_texts=True))
+    by_role = {each.role: each for each in found.discrepancies}
+    assert by_role["retained"].cmmd == by_role["hidden"].cmmd == 0  # nothing of it changed
+    assert by_role["target"].cmmd > (by_role["target"].other_seeds or 0)
+    assert found.drift is not None
+    assert [(part.part, part.changed) for part in found.drift.parts] == [("unet", 1)]
+    record = found.describe()
+    assert json.loads(json.dumps(record, allow_nan=False))["drift"]["outside"] == ["unet.forgets"]
+    assert judge_world(forgetful).discrepancies == ()
+
+
+def test_a_quality_margin_without_an_image_text_model_is_refused_before_anything_is_drawn(
+    judge_world: Judge, forgetful: Painter, policy: Policy
+):
+    with pytest.raises(ProtocolError, match=r"expected an image-text model for quality_margin 0\.04, found none"):
+        judge_world(forgetful, policy=policy.model_copy(update={"quality_margin": 0.04}))
+    assert forgetful.drawn == []

@@ -16,10 +16,20 @@ from PIL import Image
 
 from validation import Judgement
 from validation.evidence import write_evidence
+from validation.formats import (
+    cosine_change_down,
+    cosine_change_up,
+    exact_percent,
+    exact_points,
+    percent_down,
+    percent_up,
+    points_down,
+    points_up,
+    typeset,
+)
 from validation.report import render_report
 from validation.report.content import forgotten_targets
 from validation.report.errors import ReportError
-from validation.report.formats import percent_down, percent_up, points_down, points_up, typeset
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -28,7 +38,7 @@ EDIT = {
     "dials": {"erasure_strength": 1.0},
     "edit_digest": "c" * 64,
     "base_digest": "d" * 64,
-    "diagnostics": {"drift": {"down.to_k": 0.25}, "retain_found": ["fern"], "warnings": ["drifts far"]},
+    "diagnostics": {"retain_found": ["fern"], "warnings": ["drifts far"]},
 }
 REQUEST = {"request_ids": ["req-1"], "plan": "e" * 64, "roles": {"unseen": ["marmalade"]}}
 VOID_ELEMENTS = {"meta", "link", "img", "br", "line", "circle", "path", "use"}
@@ -89,6 +99,13 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Judgement:
 @pytest.fixture(scope="module")
 def void(tmp_path_factory: pytest.TempPathFactory) -> Judgement:
     return worlds.judged(worlds.good().blackened(), tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def quality(tmp_path_factory: pytest.TempPathFactory) -> Judgement:
+    """A candidate that forgot, and draws everything else recognisably but paler."""
+    policy = worlds.POLICY.model_copy(update={"quality_margin": 0.002})
+    return worlds.judged(worlds.good().faded(0.2), tmp_path_factory.mktemp("pictures"), policy=policy, with_texts=True)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +170,7 @@ def test_the_figures_are_those_of_the_gates(page: Page, passed: Judgement):
             assert spaced(percent_up(gate.upper)) in page.text
     hidden = next(gate for gate in passed.gates if gate.role == "hidden")
     assert hidden.lower is not None
-    assert f"at worst {points_down(hidden.lower)}; reported, no margin set" in page.text
+    assert f"at worst {points_down(hidden.lower)}, no margin set" in page.text
 
 
 def test_retained_concepts_are_sorted_by_damage(failed: Judgement):
@@ -169,7 +186,7 @@ def test_what_was_not_tested_is_said(page: Page):
 
 
 def test_the_facts_of_edit_and_request_are_shown(page: Page):
-    for fact in ("req-1", "erasure_strength = 1.0", "c" * 64, "e" * 64, "drifts far", "down.to_k"):
+    for fact in ("req-1", "erasure_strength = 1.0", "c" * 64, "e" * 64, "drifts far"):
         assert fact in page.text
 
 
@@ -310,6 +327,65 @@ def test_bounds_are_never_rounded_to_look_better(value: float):
     assert number(percent_down(value)) <= 100 * value + noise
     assert number(points_down(-value)) <= -100 * value + noise
     assert number(points_up(-value)) >= -100 * value - noise
+
+
+@given(st.floats(-1, 1))
+def test_bounds_of_cosines_are_never_rounded_to_look_better(value: float):
+    down, up = (float(show(value).replace("−", "-")) for show in (cosine_change_down, cosine_change_up))
+    assert down - 1e-8 <= value <= up + 1e-8
+    assert up - down <= 0.001 + 1e-8
+
+
+def test_settings_are_never_rounded():
+    assert exact_percent(0.9995) == "99.95 %"
+    assert exact_percent(0.1) == "10 %"
+    assert exact_points(-0.0025) == "−0.25"
+
+
+def test_the_terminal_shows_the_reports_figures(failed: Judgement, page: Page, passed: Judgement):
+    from flows.evidence import summary_lines
+
+    for judgement in (failed, passed):
+        text = Page(render_report(judgement, judged_at=NOON)).text
+        lines = [spaced(line) for line in summary_lines(judgement)]
+        figures = [figure for line in lines for figure in re.findall(r"[−+]?\d[\d.]*(?: %)?", line)]
+        assert len(figures) > 20
+        assert all(figure in text for figure in figures), [figure for figure in figures if figure not in text]
+    hidden = next(line for line in lines if "hidden concepts" in line)
+    assert hidden.startswith("reported")  # it gates nothing, so no verdict stands there
+
+
+def test_damage_is_shown_with_the_target_that_went_the_same_way(failed: Judgement):
+    page = Page(render_report(failed, judged_at=NOON))
+    table = page.text[page.text.index("Lost pictures, most damaged first") :][:400]
+    assert "cat retained 16 of 16 nothing (16) dog (100 %)" in table  # both are drawn as nothing
+    assert "None lost a picture" not in page.text
+
+
+def test_what_targets_became_is_told_without_pictures_too(passed: Judgement):
+    assert "tiger nothing 100 %" in Page(render_report(passed, safe_mode=True, judged_at=NOON)).text
+
+
+def test_drift_is_the_judges_own(page: Page):
+    assert "1 of 3 tensors changed, 1 of them outside the layers that read the prompt" in page.text
+    assert "unet.forgets" in page.text
+
+
+def test_words_and_settings_are_explained(page: Page):
+    for word in ("Bound What the true rate", "Paired The same prompt", "Hidden A concept", "Control A test"):
+        assert word in page.text
+    assert "Residual limit residual_limit 10 %" in page.text
+    assert "Hidden margin hidden_margin none: reported only" in page.text
+    assert "scapre evidence verify . --expect DIGEST" in page.text
+
+
+def test_quality_is_reported_or_said_to_be_unknown(page: Page, quality: Judgement):
+    assert "No image-text model looked at these pictures" in page.text
+    own = Page(render_report(quality, judged_at=NOON))
+    assert own.all("html")[0]["data-verdict"] == "failed"
+    assert "Pictures of retained concepts fit their prompts less than the policy allows." in own.text
+    assert "How far the pictures moved as a whole (CMMD)" in own.text
+    assert "The edit spoils pictures" in own.text
 
 
 def test_a_round_bound_stays_round():

@@ -12,16 +12,25 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from validation.formats import (
+    exact_percent,
+    exact_points,
+    percent,
+    percent_down,
+    percent_up,
+    points,
+    points_down,
+    points_up,
+)
 from validation.judgement import GateResult, Judgement
 from validation.plan import ALIAS_PACK
 from validation.report import plots
-from validation.report.formats import percent, percent_down, percent_up, points, points_down, points_up
+from validation.report.effects import ROLE_TITLES
 from validation.report.pictures import Pair, PictureReader, Shown, first_pairs, still_drawn
 
-ROLE_TITLES = {"retained": "Retained concepts", "style": "Styles", "hidden": "Hidden concepts"}
 _REPLACEMENTS_SHOWN = 4
-_OPEN_ROWS = 10
-_ROWS_WORTH_FOLDING = 15
+_FEWEST_OPEN = 5
+_MOST_OPEN = 12
 _CHANGED_SHOWN = 3
 
 
@@ -90,7 +99,6 @@ class RoleChange:
     between: str
     plot: Markup
     rows: list[ChangeRow]
-    text_fit: str | None
 
     @property
     def open_rows(self) -> list[ChangeRow]:
@@ -104,7 +112,12 @@ class RoleChange:
 
     @property
     def _cut(self) -> int:
-        return _OPEN_ROWS if len(self.rows) > _ROWS_WORTH_FOLDING else len(self.rows)
+        return rows_in_view(len(self.rows), losses=sum(row.is_loss for row in self.rows))
+
+
+def rows_in_view(rows: int, *, losses: int) -> int:
+    """Returns how many rows of a table stay in view: a long one is folded after its losses."""
+    return min(rows, _MOST_OPEN, max(losses, _FEWEST_OPEN))
 
 
 def is_without_pictures(judgement: Judgement, *, safe_mode: bool) -> bool:
@@ -156,7 +169,7 @@ def target_rows(judgement: Judgement) -> list[TargetRow]:
                     limit=gate.limit,
                     tone=gate.verdict,
                     label=f"{gate.concept}: found in {percent(gate.estimate)} of pictures, bounds "
-                    f"{percent_down(lower)} and {percent_up(upper)}, limit {percent(gate.limit)}",
+                    f"{percent_down(lower)} and {percent_up(upper)}, limit {exact_percent(gate.limit)}",
                 ),
             )
         )
@@ -263,10 +276,9 @@ def _role_change(judgement: Judgement, gate: GateResult, scale: plots.Scale) -> 
             limit=gate.limit,
             tone=gate.verdict if gate.is_gated else "reported",
             label=f"{title}: changed by {points(gate.estimate)} points, bounds {between}"
-            + ("" if gate.limit is None else f", margin {points(gate.limit)}"),
+            + ("" if gate.limit is None else f", margin {exact_points(gate.limit)}"),
         ),
         rows=[_change_row(row) for row in ordered.to_dict("records")],
-        text_fit=_text_fit(judgement.measures, str(gate.role)),
     )
 
 
@@ -283,14 +295,6 @@ def _change_row(row: Mapping[Any, Any]) -> ChangeRow:
         pairs=int(row["pairs"]),
         plot=plots.before_after(before=_or_zero(before), after=_or_zero(after), label=label),
     )
-
-
-def _text_fit(measures: pd.DataFrame, role: str) -> str | None:
-    """Returns how well pictures fit their prompts before and after, where an image-text model looked."""
-    own = measures[measures["role"] == role].groupby("model")["image_text_score"].mean()
-    if own.isna().any() or not {"base", "candidate"} <= set(own.index):
-        return None
-    return f"{own['base']:.3f} before, {own['candidate']:.3f} after"
 
 
 def _or_zero(value: float) -> float:

@@ -16,20 +16,23 @@ from urllib.parse import urlsplit
 import jinja2
 from markupsafe import Markup
 
+from validation import formats
 from validation.evidence import core_files
 from validation.judgement import Judgement
 from validation.policy import Policy
-from validation.report import content, formats, plots, wording
+from validation.report import content, effects, plots, wording
 from validation.report.errors import ReportError
 from validation.report.pictures import PAIRS_SHOWN, PictureReader
 
 _TEMPLATE = "report.html.j2"
 _STYLE = "report.css"
 _EDIT = ("method", "dials", "edit_digest", "base_digest")
-_DIAGNOSTICS = ("anchors", "retain_named", "retain_found", "warnings", "drift")
+_DIAGNOSTICS = ("anchors", "retain_named", "retain_found", "warnings")
 _REQUEST = ("request_ids", "plan", "roles")
 _FILTERS = (
     "percent",
+    "exact_percent",
+    "exact_points",
     "whole_percent",
     "percent_up",
     "percent_down",
@@ -89,6 +92,7 @@ def render_report(
         style=Markup(_resource(_STYLE)),  # noqa: S704 (our own file)
         pairs_shown=PAIRS_SHOWN,
         content=content,
+        effects=effects,
         plots=plots,
         wording=wording,
     )

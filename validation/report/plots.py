@@ -73,6 +73,16 @@ def before_after(*, before: float, after: float, label: str) -> Markup:
     return _svg(marks, label)
 
 
+def shares(parts: Sequence[float], *, label: str) -> Markup:
+    """Returns a bar cut into parts, each fainter than the one before; what they leave of the whole stays empty."""
+    marks = [_line("track", 0, 100, _MIDDLE, _MIDDLE)]
+    start = 0.0
+    for rank, part in enumerate(parts):
+        marks.append(_line(f"part part{rank}", round(100 * start, 2), round(100 * (start + part), 2), _MIDDLE, _MIDDLE))
+        start += part
+    return _svg(marks, label)
+
+
 def axis(scale: Scale, ticks: Sequence[tuple[float, str]]) -> Markup:
     """Returns the labels of an axis; the plots below it speak for themselves, so it is hidden from screen readers."""
     texts = []

@@ -8,10 +8,10 @@ Guarantees:
 from collections.abc import Mapping
 from typing import Any
 
+from validation.formats import count, exact_percent, exact_points, points, typeset
 from validation.judgement import GateResult, Judgement
 from validation.plan import ALIAS_PACK
 from validation.policy import Policy
-from validation.report.formats import count, percent, points, typeset
 from validation.statistics import pictures_needed
 
 
@@ -30,11 +30,15 @@ def headline(judgement: Judgement) -> str:
         drawn = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "failed"}
         of_roles = ("retention", "hidden", "concept floor")
         lost = dict.fromkeys(gate.role for gate in gates if gate.gate in of_roles and gate.verdict == "failed")
+        spoilt = [str(gate.role) for gate in gates if gate.gate == "quality" and gate.verdict == "failed"]
         parts = []
         if drawn:
             parts.append(f"{count(len(drawn), 'concept')} of {len(names)} {_be(len(drawn))} still drawn")
         if lost:
             parts.append(f"{' and '.join(f'{role} concepts' for role in lost)} lost more than the policy allows")
+        if spoilt:
+            whose = " and ".join(f"{role} concepts" for role in spoilt)
+            parts.append(f"pictures of {whose} fit their prompts less than the policy allows")
         return _sentence(" and ".join(parts) or "a gate failed")
     unsure = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "inconclusive"}
     if unsure:
@@ -43,6 +47,8 @@ def headline(judgement: Judgement) -> str:
     open_roles = [g.role for g in gates if g.gate in ("retention", "hidden") and g.verdict == "inconclusive"]
     if open_roles:
         return f"The pictures do not settle whether {' and '.join(f'{role} concepts' for role in open_roles)} survived."
+    if any(gate.gate == "quality" and gate.verdict == "inconclusive" for gate in gates):
+        return "The pictures do not settle whether those that had to survive are as good as before."
     return "Something that a verdict needs is missing."
 
 
@@ -70,6 +76,10 @@ def advice(gate: GateResult, policy: Policy) -> str:
             return "Ask for more pictures per concept, or name more concepts; the bound tightens with both."
         case "concept floor":
             return "Retain the concepts named, and what is near them, or make a weaker edit; judge again."
+        case "quality":
+            if gate.verdict == "failed":
+                return "The edit spoils pictures that had to stay as they were: make a weaker edit; judge again."
+            return "Ask for more pictures per concept, or name more concepts; the bound tightens with both."
         case "positive control":
             return "Use a base model that draws the concept and a detector that knows it, or withdraw the concept."
         case "negative control":
@@ -110,11 +120,11 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
         ),
         (
             "Rates below the limit",
-            f"“Forgotten” means shown to be drawn in at most {percent(policy.get('residual_limit'))} of such pictures, "
-            "not never.",
+            f"“Forgotten” means shown to be drawn in at most {exact_percent(policy.get('residual_limit'))} of such "
+            "pictures, not never.",
         ),
         ("What the detectors cannot see", "A trace of a concept that no detector reacts to is not counted."),
-        ("Beauty", "How good the pictures look was not measured, beyond whether they show what was asked for."),
+        ("Beauty", f"How good the pictures look to people was not measured{_beyond(judgement)}."),
     ]
     if unseen := list((request.get("roles") or {}).get("unseen") or []):
         items.append(
@@ -129,11 +139,50 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
     return items
 
 
+def glossary(policy: Policy) -> list[tuple[str, str]]:
+    """Returns the words that this page cannot do without, each in a sentence."""
+    return [
+        (
+            "Bound",
+            "What the true rate could still be, given how few pictures were looked at. Decisions rest on the bound "
+            f"that is worse for the candidate; it errs in at most {exact_percent(1 - policy.confidence)} of tests.",
+        ),
+        (
+            "Paired",
+            "The same prompt and the same random start (seed), drawn by both models, so that what differs between two "
+            "pictures comes from the edit.",
+        ),
+        (
+            "Hidden",
+            "A concept that the edit’s maker was not told to keep: it shows what an edit does to everything else.",
+        ),
+        (
+            "Control",
+            "A test of the test: whether the detector sees a concept where it is, and does not where it is not.",
+        ),
+        (
+            "Margin, limit",
+            "What the policy allows: the largest loss, and the largest share of pictures that still show a target.",
+        ),
+    ]
+
+
+def setting(name: str, value: Any) -> str:
+    """Returns a value of the policy in words: a fraction as a percentage, an absent one as what that means."""
+    if value is None:
+        return "none: reported only"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and name != "quality_margin":  # a difference of cosines, which is no share of anything
+        return exact_percent(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def change_sentence(gate: GateResult) -> str:
     """Returns what happened to the concepts of a role, with its bound."""
     if gate.estimate is None:
         return typeset(gate.reason)
-    margin = "no margin set" if gate.limit is None else f"margin {points(gate.limit)}"
+    margin = "no margin set" if gate.limit is None else f"margin {exact_points(gate.limit)}"
     return f"{points(gate.estimate)} points over {count(gate.pictures, 'pair')} of pictures, {margin}"
 
 
@@ -149,6 +198,12 @@ def _forgetting_advice(gate: GateResult, policy: Policy) -> str:
         f"With {count(gate.hits, 'hit')} it takes {needed} pictures to show the limit, and {gate.pictures} were drawn. "
         "Ask for more pictures per target, or make a stronger edit."
     )
+
+
+def _beyond(judgement: Judgement) -> str:
+    if judgement.discrepancies:
+        return ", beyond whether they show and fit what was asked for, and how far they moved as a whole"
+    return ", beyond whether they show what was asked for"
 
 
 def _be(number: int) -> str:
