@@ -21,8 +21,9 @@ from validation.detectors import Detectors
 from validation.errors import ProtocolError
 from validation.judgement import GateResult, Integrity, Judgement, Protocol
 from validation.measures import measure, paired_differences, summarise
-from validation.plan import ALIAS_PACK, MODELS, Model, Plan, make_plan
+from validation.plan import MODELS, Model, Plan, make_plan
 from validation.policy import Policy
+from validation.probe_packs import is_further_pack
 from validation.probes import Subject, probes_digest
 from validation.rendering import (
     PictureStore,
@@ -183,7 +184,7 @@ def evaluate(
 
 
 def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Policy) -> list[GateResult]:
-    """Returns a target's controls and forgetting gates, those of its aliases included."""
+    """Returns a target's controls and forgetting gates, those of further packs included."""
     results = []
     base, candidate = (measures[measures["model"] == model] for model in MODELS)
     own = candidate["concept"] == target
@@ -203,7 +204,10 @@ def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Polic
         forgetting = rules.forgetting_gate(
             target, hits=int(after["is_hit"].sum()), pictures=len(after), expected=expected, policy=policy, pack=pack
         )
-        results += rules.ungate_unknown_aliases(control, forgetting) if pack == ALIAS_PACK else [control, forgetting]
+        results += rules.ungate_unknown_prompts(control, forgetting) if is_further_pack(pack) else [control, forgetting]
+    asked = {pack for concept, pack in plan.expected("candidate") if concept == target}
+    unasked = [pack for pack in policy.further_pack_names if pack not in asked]
+    results += [rules.nothing_asked(target, policy=policy, pack=pack) for pack in unasked]
     others = base[(base["concept"] != target) & base["concept"].map(_head(plan) == plan.subjects[target].head)]
     seen = int((others["top_label"] == plan.labels[target]).sum())
     return [*results, rules.negative_control(target, hits=seen, pictures=len(others), policy=policy)]

@@ -22,6 +22,7 @@ from validation.judgement import MEASURE_COLUMNS, Integrity
 from validation.judging import evaluate
 from validation.plan import MODELS, Plan
 from validation.policy import Policy, parse_policy
+from validation.probe_packs import is_further_pack
 from validation.probes import Probe, Subject, probes_digest
 
 _TYPES = {"seed": "int64", "is_hit": "bool", "is_blank": "bool"}
@@ -119,16 +120,34 @@ def _protocol_differences(
         role: (f"probes_per_{role}",) * 2 for role in ("retained", "hidden", "style")
     }
     for name, role in plan.roles.items():
-        own = measures[(measures["concept"] == name) & (measures["pack"] != "alias")]
+        own = measures[(measures["concept"] == name) & ~measures["pack"].map(is_further_pack)]
         for model, field in zip(("candidate", "base"), planned[role], strict=True):
             expected, count = getattr(policy, field), int((own["model"] == model).sum())
             if count != expected:
                 differences.append(
                     f"measures.csv: changed: expected {expected} pictures of {name!r} by the {model}, found {count}"
                 )
+        differences += _further_differences(measures, name, role, policy)
         mine = measures[measures["concept"] == name]
         if not (mine["is_hit"] == (mine["top_label"] == plan.labels[name])).all():
             differences.append(f"measures.csv: changed: is_hit of {name!r} does not agree with top_label")
+    return differences
+
+
+def _further_differences(measures: pd.DataFrame, name: str, role: str, policy: Policy) -> list[str]:
+    """Returns where a concept's pictures of further packs are not as many as the policy asks, or none at all."""
+    planned = dict(zip(policy.further_pack_names, policy.further_packs.values(), strict=True))
+    own = measures[(measures["concept"] == name) & measures["pack"].map(is_further_pack)]
+    found = own.groupby(["pack", "model"]).size().to_dict()
+    differences = []
+    for pack in own["pack"].unique():
+        count = planned.get(pack, 0) if role == "target" else 0
+        for model, expected in (("candidate", count), ("base", min(count, policy.probes_per_target_base))):
+            if found.get((pack, model), 0) != expected:
+                differences.append(
+                    f"measures.csv: changed: expected {expected} pictures of {name!r} from pack {pack!r} by the "
+                    f"{model}, found {found.get((pack, model), 0)}"
+                )
     return differences
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from validation.judgement import GateResult, Judgement
-from validation.plan import ALIAS_PACK
 from validation.policy import Policy
+from validation.probe_packs import is_further_pack
 from validation.report.formats import count, percent, points, typeset
 from validation.statistics import pictures_needed
 
@@ -83,20 +83,16 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
     """Returns what this judgement is silent about, as topic and explanation."""
     protocol, policy = judgement.protocol, judgement.protocol.policy
     sampler = protocol.sampler
-    has_aliases = bool((judgement.measures["pack"] == ALIAS_PACK).any())
-    items = []
-    if not has_aliases:
-        items.append(("Other names", "Targets were asked for by their own name only, not by synonyms or nicknames."))
-    items += [
-        (
-            "Other languages and spellings",
-            f"{'Apart from the other names given for targets, all' if has_aliases else 'All'} prompts are plain "
-            "English, in the templates listed under Protocol.",
-        ),
+    further = sorted({pack for pack in judgement.measures["pack"].unique() if is_further_pack(pack)})
+    asked = "Targets were asked for by their own name only, in plain English, in the templates listed under Protocol."
+    if further:
+        asked = f"Beside their own name, targets were asked for by {_listed(further)} only. "
+        asked += "What a pack has no prompt for was not asked."
+    items = [
+        ("Other words, names, spellings and languages", asked),
         (
             "Attacks",
-            "Nobody tried to force a target back: no adversarial prompts, no searched embeddings, no prompts that "
-            "describe a target without naming it.",
+            "Nobody tried to force a target back: no adversarial prompts, no searched embeddings.",
         ),
         ("Learning again", "Whether fine-tuning or an adapter brings a target back was not tried."),
         (
@@ -144,6 +140,10 @@ def _forgetting_advice(gate: GateResult, policy: Policy) -> str:
         f"With {count(gate.hits, 'hit')} it takes {needed} pictures to show the limit, and {gate.pictures} were drawn. "
         "Ask for more pictures per target, or make a stronger edit."
     )
+
+
+def _listed(packs: list[str]) -> str:
+    return f"the {'pack' if len(packs) == 1 else 'packs'} {', '.join(packs)}"
 
 
 def _be(number: int) -> str:
