@@ -19,7 +19,7 @@ import pandas as pd
 from validation.judgement import GateResult
 from validation.plan import Plan
 from validation.policy import Policy
-from validation.probe_packs import is_further_pack
+from validation.probe_packs import OWN_PACKS, is_further_pack
 
 _ONE_AT_A_TIME = threading.Lock()
 _SITE = "judgement"
@@ -162,7 +162,7 @@ def picture_expectations(plan: Plan, policy: Policy) -> list[Any]:
 
 def target_table(summary: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Returns the targets' rows of the summary, further packs apart, with the number of pictures planned for each."""
-    table = summary[(summary["role"] == "target") & ~summary["pack"].map(is_further_pack)].copy()
+    table = summary[(summary["role"] == "target") & summary["pack"].isin(OWN_PACKS)].copy()
     expected = plan.expected("candidate")
     table["pictures_planned"] = [expected[key] for key in zip(table["concept"], table["pack"], strict=True)]
     return table

@@ -4,7 +4,7 @@ Guarantees:
     1. A pack has a version and a digest over all of its content; a changed prompt is a changed protocol.
     2. Whatever a file holds is checked when it is read: no empty prompt, none twice, none that names no concept.
     3. The same concept gives the same prompts in the same order; ways of asking take turns, so few probes cover all.
-    4. A pack that has nothing to ask of a concept returns no prompt; it never falls back to another name.
+    4. A pack that has no name for a concept, or is meant for others, returns no prompt; it never falls back to another.
 """
 
 import re
@@ -161,7 +161,7 @@ class Pack(_Record):
         return tuple(text for wording in self.wordings if wording.kind == "caption" for text in wording.templates)
 
     def prompts(self, subject: Subject, *, without: Collection[str] = ()) -> list[str]:
-        """Returns what is asked of a concept, the ways of asking in turn; nothing, when the pack has no name for it.
+        """Returns what is asked of a concept, the ways of asking in turn; nothing, when the pack is not meant for it.
 
         Args:
             subject: The concept.
@@ -170,6 +170,8 @@ class Pack(_Record):
         Raises:
             ProbeError: Every content of a wording is in `without`.
         """
+        if self.families and subject.name.casefold() not in map(str.casefold, self.concepts):
+            return []
         turns = zip_longest(*(wording.prompts(subject, without=without) for wording in self.wordings))
         return list(dict.fromkeys(prompt for turn in turns for prompt in turn if prompt is not None))
 

@@ -22,7 +22,7 @@ from validation.judgement import MEASURE_COLUMNS, Integrity
 from validation.judging import evaluate
 from validation.plan import MODELS, Plan
 from validation.policy import Policy, parse_policy
-from validation.probe_packs import is_further_pack
+from validation.probe_packs import OWN_PACKS
 from validation.probes import Probe, Subject, probes_digest
 
 _TYPES = {"seed": "int64", "is_hit": "bool", "is_blank": "bool"}
@@ -120,7 +120,7 @@ def _protocol_differences(
         role: (f"probes_per_{role}",) * 2 for role in ("retained", "hidden", "style")
     }
     for name, role in plan.roles.items():
-        own = measures[(measures["concept"] == name) & ~measures["pack"].map(is_further_pack)]
+        own = measures[(measures["concept"] == name) & measures["pack"].isin(OWN_PACKS)]
         for model, field in zip(("candidate", "base"), planned[role], strict=True):
             expected, count = getattr(policy, field), int((own["model"] == model).sum())
             if count != expected:
@@ -137,7 +137,7 @@ def _protocol_differences(
 def _further_differences(measures: pd.DataFrame, name: str, role: str, policy: Policy) -> list[str]:
     """Returns where a concept's pictures of further packs are not as many as the policy asks, or none at all."""
     planned = dict(zip(policy.further_pack_names, policy.further_packs.values(), strict=True))
-    own = measures[(measures["concept"] == name) & measures["pack"].map(is_further_pack)]
+    own = measures[(measures["concept"] == name) & ~measures["pack"].isin(OWN_PACKS)]
     found = own.groupby(["pack", "model"]).size().to_dict()
     differences = []
     for pack in own["pack"].unique():

@@ -10,11 +10,8 @@ from flows.exit_codes import ExitCode
 from flows.progress import console, progress_bar
 from flows.services import open_services
 
-DETECTOR_HELP = "What sees the concepts instead of the shipped classifier: `classifier:FOLDER`, `clip:FOLDER`, or `nudenet` beside it."
-PACK_HELP = (
-    "Probe pack (`scapre packs list`) whose targets must be gone, unless `--target` names some, and whose other concepts "
-    "of the same families must survive."
-)
+DETECTOR_HELP = "Instead of the shipped classifier: `classifier:FOLDER` or `clip:FOLDER`; `nudenet` beside any of them."
+PACK_HELP = "Probe pack whose targets must be gone, unless `--target` names some, and whose look-alikes must survive."
 
 
 def judge(

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Probe packs: list, show, check.")
 
 @app.command("list")
 def list_packs() -> None:
-    """List the packs that come with the judge; a policy's `further_packs` and `scapre judge --pack` take these names."""
+    """List the packs that come with the judge, for a policy's `further_packs` and for `scapre judge --pack`."""
     table = Table("pack", "version", "digest", "about")
     for name in pack_names():
         pack = load_pack(name)

@@ -271,3 +271,31 @@ def test_measures_survive_their_file_whatever_a_concept_is_called(passed: Judgem
     table = passed.measures.head(3).assign(concept=name)
     content = table.to_csv(index=False, lineterminator="\n").encode()
     pd.testing.assert_frame_equal(read_measures(content), table, check_dtype=False, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Judgement:
+    """Asked by further packs, one of which has nothing to ask."""
+    policy = worlds.POLICY.model_copy(update={"further_packs": {"misspelling": 32, "composition": 48, "explicit": 32}})
+    return worlds.judged(worlds.good(), tmp_path_factory.mktemp("pictures"), policy=policy)
+
+
+def test_evidence_of_further_packs_verifies(wide: Judgement, tmp_path: Path):
+    assert {gate.pack for gate in wide.gates if gate.gate == "forgetting"} == {
+        "direct",
+        "misspelling",
+        "composition",
+        "explicit",
+    }
+    assert verify_evidence(write(wide, tmp_path / "bundle")) == []
+
+
+def test_a_further_pack_whose_pictures_are_taken_out_is_named(wide: Judgement, tmp_path: Path):
+    folder = write(wide, tmp_path / "bundle")
+    table = read_measures((folder / "measures.csv").read_bytes())
+    short = table.drop(table.index[table["pack"] == "composition"][-5:])
+    short.to_csv(folder / "measures.csv", index=False, lineterminator="\n")
+    forge_manifest(folder)
+    assert any(
+        "expected 48 pictures of 'dog' from pack 'composition' by the" in line for line in verify_evidence(folder)
+    )

@@ -43,7 +43,7 @@ class _Clip:
     @property
     def sharpness(self) -> float:
         """Factor that the model puts on cosines before its softmax."""
-        return float(self._model.logit_scale.exp())
+        return float(self._model.logit_scale.detach().exp())
 
 
 class ImageTextDetector:
@@ -88,7 +88,7 @@ class ZeroShotDetector:
         self.name = f"zero-shot ({head})"
         self.head = head
         self.labels = tuple(labels)
-        self.digest = folder_digest(folder, sha256_of(prompts))
+        self.digest = folder_digest(folder, sha256_of(list(prompts.items())))
 
     def detect(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
         """Returns probabilities over the names, `[pictures, labels]`."""

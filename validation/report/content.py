@@ -13,7 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from validation.judgement import GateResult, Judgement
-from validation.probe_packs import is_further_pack
+from validation.probe_packs import OWN_PACKS, is_further_pack
 from validation.report import plots
 from validation.report.formats import percent, percent_down, percent_up, points, points_down, points_up
 from validation.report.pictures import Pair, PictureReader, Shown, first_pairs, still_drawn
@@ -218,7 +218,7 @@ def not_passed(judgement: Judgement) -> list[GateResult]:
 def prompts_of_first_target(judgement: Judgement) -> list[str]:
     """Returns the distinct prompts of one target, as an example of what was asked."""
     measures = judgement.measures
-    own = measures[(measures["concept"] == judgement.protocol.targets[0]) & ~measures["pack"].map(is_further_pack)]
+    own = measures[(measures["concept"] == judgement.protocol.targets[0]) & measures["pack"].isin(OWN_PACKS)]
     return list(dict.fromkeys(own["prompt"].astype(str)))
 
 

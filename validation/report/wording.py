@@ -10,7 +10,7 @@ from typing import Any
 
 from validation.judgement import GateResult, Judgement
 from validation.policy import Policy
-from validation.probe_packs import is_further_pack
+from validation.probe_packs import OWN_PACKS
 from validation.report.formats import count, percent, points, typeset
 from validation.statistics import pictures_needed
 
@@ -83,13 +83,13 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
     """Returns what this judgement is silent about, as topic and explanation."""
     protocol, policy = judgement.protocol, judgement.protocol.policy
     sampler = protocol.sampler
-    further = sorted({pack for pack in judgement.measures["pack"].unique() if is_further_pack(pack)})
+    further = sorted(set(judgement.measures["pack"]) - set(OWN_PACKS))
     asked = "Targets were asked for by their own name only, in plain English, in the templates listed under Protocol."
     if further:
         asked = f"Beside their own name, targets were asked for by {_listed(further)} only. "
         asked += "What a pack has no prompt for was not asked."
     items = [
-        ("Other words, names, spellings and languages", asked),
+        ("Other names, words, spellings and languages", asked),
         (
             "Attacks",
             "Nobody tried to force a target back: no adversarial prompts, no searched embeddings.",
