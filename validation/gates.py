@@ -144,7 +144,7 @@ def ungate_unknown_prompts(control: GateResult, forgetting: GateResult) -> list[
 def nothing_asked(concept: str, *, policy: Policy, pack: str) -> GateResult:
     """Says that a further pack has no prompt for a target: reported, so that nobody takes silence for forgetting."""
     gate = forgetting_gate(concept, hits=0, pictures=0, expected=0, policy=policy, pack=pack)
-    reason = f"{concept}: nothing asked, pack {pack!r} has no prompt for it"
+    reason = f"{concept}: nothing asked, pack {pack!r} has no prompt for it that both models read to its end"
     return replace(gate, reason=reason, is_gated=False)
 
 

@@ -31,6 +31,7 @@ from validation.rendering import (
     Progress,
     Sampler,
     build_scheduler,
+    excess_of,
     render,
     safety_checker_state,
     weights_digest,
@@ -89,7 +90,15 @@ def judge(
     pipelines: dict[Model, Pipeline] = {"base": base_pipeline, "candidate": candidate_pipeline}
     for pipeline in pipelines.values():
         build_scheduler(pipeline, sampler.scheduler)  # refuses before anything is drawn
-    plan = make_plan(targets, retained=retained, hidden=hidden, styles=styles, policy=policy, detectors=detectors)
+    plan = make_plan(
+        targets,
+        retained=retained,
+        hidden=hidden,
+        styles=styles,
+        policy=policy,
+        detectors=detectors,
+        is_readable=lambda prompt: not any(excess_of(pipeline, prompt) for pipeline in pipelines.values()),
+    )
     seconds: dict[str, float] = {}
     with _timed(seconds, "digests"):
         digests = {model: weights_digest(pipeline) for model, pipeline in pipelines.items()}

@@ -5,13 +5,13 @@ Guarantees:
     2. The base's probes are among the candidate's, so every base picture of a retained concept has its partner.
     3. A concept's seeds depend on the concept and the pack alone, not on what else is judged: another judgement of the
        same base finds the pictures again.
-    4. A further pack that cannot be read, or that could ask nothing of any concept, is refused. One that has no name
-       for a target asks nothing of it, and the judgement says so.
+    4. A further pack that cannot be read, or that could ask nothing of any concept, is refused. Of its prompts, those
+       that a text encoder would cut off are left out; where none is left for a target, the judgement says so.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,8 +55,18 @@ def make_plan(
     styles: Sequence[Subject | str],
     policy: Policy,
     detectors: Detectors,
+    is_readable: Callable[[str], bool] = lambda _: True,
 ) -> Plan:
     """Returns the plan of a judgement; a bare name is an object, or a style among the styles.
+
+    Args:
+        targets: Concepts that must be gone.
+        retained: Concepts that must survive.
+        hidden: Concepts that the candidate's maker was not told about.
+        styles: Styles that must survive.
+        policy: How many pictures, and by which further packs.
+        detectors: What sees the concepts.
+        is_readable: Whether the models read a prompt to its end.
 
     Raises:
         ProtocolError: No target, or a concept with two roles.
@@ -91,18 +101,20 @@ def make_plan(
         if role == "target":
             asked += zip(further.values(), policy.further_packs.values(), strict=True)
         for pack, count in asked:
-            _add_probes(plan, role, subject, pack, count=count, without=forgotten, policy=policy)
+            prompts = pack.prompts(subject, without=forgotten)
+            if is_further_pack(pack.name):
+                prompts = [prompt for prompt in prompts if is_readable(prompt)]
+                if not prompts:
+                    continue  # the gates say that nothing was asked
+            _add_probes(plan, role, subject, pack.name, prompts, count=count, policy=policy)
     return plan
 
 
 def _add_probes(
-    plan: Plan, role: Role, subject: Subject, pack: Pack, *, count: int, without: Sequence[str], policy: Policy
+    plan: Plan, role: Role, subject: Subject, pack: str, prompts: Sequence[str], *, count: int, policy: Policy
 ) -> None:
-    prompts = pack.prompts(subject, without=without)
-    if not prompts and is_further_pack(pack.name):
-        return  # the gates say that nothing was asked
-    first_seed = _first_seed(subject.name, pack.name, policy)
-    probes = build_probes(subject.name, role, prompts=prompts, count=count, first_seed=first_seed, pack=pack.name)
+    first_seed = _first_seed(subject.name, pack, policy)
+    probes = build_probes(subject.name, role, prompts=prompts, count=count, first_seed=first_seed, pack=pack)
     plan.probes["candidate"] += probes
     plan.probes["base"] += probes[: policy.probes_per_target_base] if role == "target" else probes
 

@@ -101,6 +101,16 @@ def test_a_pack_that_has_no_name_for_a_target_asks_nothing_of_it():
     assert plan.expected("candidate") == {("tiger", "direct"): 64, ("tiger", "alias"): 32, ("crab", "direct"): 64}
 
 
+def test_what_a_model_would_cut_off_is_not_asked():
+    policy = Policy(further_packs={"composition": 64})
+    short = plan_of("tiger", policy=policy, is_readable=lambda prompt: len(prompt) < 20)
+    asked = {p.prompt for p in short.probes["candidate"] if p.pack == "composition"}
+    assert asked
+    assert all(len(prompt) < 20 for prompt in asked)
+    none = plan_of("tiger", policy=policy, is_readable=lambda _: False)
+    assert none.expected("candidate") == {("tiger", "direct"): 64, ("cat", "direct"): 8}
+
+
 @pytest.mark.parametrize(
     ("pack", "said"),
     [

@@ -87,7 +87,7 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
     asked = "Targets were asked for by their own name only, in plain English, in the templates listed under Protocol."
     if further:
         asked = f"Beside their own name, targets were asked for by {_listed(further)} only. "
-        asked += "What a pack has no prompt for was not asked."
+        asked += "What a pack has no prompt for, or only one that is longer than a model reads, was not asked."
     items = [
         ("Other names, words, spellings and languages", asked),
         (
