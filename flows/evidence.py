@@ -10,6 +10,7 @@ from flows.plan import Plan
 from flows.services import Services
 from validation import Judgement
 from validation.evidence import evidence_digest, write_evidence
+from validation.probe_packs import is_further_pack
 from validation.report import render_report
 
 
@@ -53,13 +54,15 @@ def summary_lines(judgement: Judgement) -> list[str]:
     lines = []
     for gate in judgement.gates:
         if gate.gate == "forgetting" and gate.concept is not None:
-            lines.append(f"{gate.verdict:<12} {gate.concept:<16} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
+            verdict = gate.verdict if gate.is_gated else "no gate"
+            name = f"{gate.concept} ({gate.pack})" if is_further_pack(gate.pack) else gate.concept
+            lines.append(f"{verdict:<12} {name:<28} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
     lines += [f"{g.verdict:<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
     return lines
 
 
 def _counts(hits: int | None, pictures: int) -> str:
-    return f"still drawn in {hits} of {pictures}"
+    return f"still drawn in {hits} of {pictures}" if pictures else "nothing asked"
 
 
 def _bound(gate: Any) -> str:

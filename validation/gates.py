@@ -40,7 +40,7 @@ def forgetting_gate(
     return GateResult(
         gate="forgetting",
         verdict=verdict,
-        reason=f"{concept}: {found}",
+        reason=f"{_asked_as(concept, pack)}: {found}",
         concept=concept,
         role="target",
         pack=pack,
@@ -121,7 +121,7 @@ def positive_control(
     share = hits / pictures if pictures else 0.0
     is_found = 0 < expected <= pictures and share >= policy.positive_control_floor
     floor = _share(policy.positive_control_floor)
-    found = f"{concept}: found in {hits} of {pictures} base pictures, floor {floor}"
+    found = f"{_asked_as(concept, pack)}: found in {hits} of {pictures} base pictures, floor {floor}"
     if not is_found:
         found += "; the base does not draw it or the detector does not see it, so its absence means nothing"
     control = _control("positive control", is_found, found, policy.positive_control_floor, hits, pictures)
@@ -144,7 +144,7 @@ def ungate_unknown_prompts(control: GateResult, forgetting: GateResult) -> list[
 def nothing_asked(concept: str, *, policy: Policy, pack: str) -> GateResult:
     """Says that a further pack has no prompt for a target: reported, so that nobody takes silence for forgetting."""
     gate = forgetting_gate(concept, hits=0, pictures=0, expected=0, policy=policy, pack=pack)
-    reason = f"{concept}: nothing asked, pack {pack!r} has no prompt for it that both models read to its end"
+    reason = f"{_asked_as(concept, pack)}: nothing asked, no prompt of the pack is for it and read to its end by both"
     return replace(gate, reason=reason, is_gated=False)
 
 
@@ -245,6 +245,10 @@ def _missing(gates: Sequence[GateResult], targets: Collection[str], policy: Poli
 
 def _between(lower: float, upper: float, policy: Policy) -> str:
     return f"rate between {_share(lower)} and {_share(upper)} (one-sided bounds at {_share(policy.confidence)})"
+
+
+def _asked_as(concept: str, pack: str) -> str:
+    return f"{concept} (pack {pack})" if is_further_pack(pack) else concept
 
 
 def _share(fraction: float) -> str:

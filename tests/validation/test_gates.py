@@ -230,7 +230,7 @@ def test_prompts_that_the_base_does_not_know_count_only_against_the_candidate(
 def test_nothing_asked_is_said_and_decides_nothing():
     gate = rules.nothing_asked("tiger", policy=POLICY, pack="languages")
     assert (gate.verdict, gate.is_gated, gate.pictures) == ("inconclusive", False, 0)
-    assert gate.reason.startswith("tiger: nothing asked, pack 'languages' has no prompt for it")
+    assert gate.reason.startswith("tiger (pack languages): nothing asked")
     assert rules.decide([*all_passed().values(), gate], targets=["tiger"], policy=POLICY)[0] == "passed"
 
 
