@@ -47,6 +47,21 @@ class Plan:
         return Counter((probe.concept, probe.pack) for probe in self.probes[model])
 
 
+def load_packs(policy: Policy) -> dict[str, Pack]:
+    """Returns the packs that a policy asks by, by name: the two that ask for a concept itself, then the further ones.
+
+    Raises:
+        ProbeError: A further pack cannot be read, or names no concept.
+    """
+    further = {pack.name: pack for pack in map(load_pack, policy.further_packs)}
+    for name, pack in further.items():
+        if all(wording.kind == "caption" for wording in pack.wordings):
+            raise ProbeError(
+                f"expected prompts that name a concept in pack {name!r}, found none; take it out of further_packs"
+            )
+    return {name: load_pack(name) for name in OWN_PACKS} | further
+
+
 def make_plan(
     targets: Sequence[Subject | str],
     *,
@@ -84,22 +99,20 @@ def make_plan(
     _refuse_two_roles(named)
     subjects = {subject.name: subject for _, subject in named}
     detector_of = {name: detectors.of(subject) for name, subject in subjects.items()}
-    packs = {name: load_pack(name) for name in OWN_PACKS}
-    further = {pack.name: pack for pack in map(load_pack, policy.further_packs)}
-    for pack in further.values():
-        _refuse_askless(pack)
+    packs = load_packs(policy)
+    unused = set(OWN_PACKS) - {_own_pack(subject) for subject in subjects.values()}
     plan = Plan(
         subjects=subjects,
         roles={subject.name: role for role, subject in named},
         labels={name: d.labels[find_label(d.labels, subjects[name])] for name, d in detector_of.items()},
-        packs={name: packs[name] for name in OWN_PACKS if name in {_own_pack(s) for s in subjects.values()}} | further,
+        packs={name: pack for name, pack in packs.items() if name not in unused},
         probes={"base": [], "candidate": []},
     )
     forgotten = [name for role, subject in named if role == "target" for name in (subject.name, *subject.aliases)]
     for role, subject in named:
         asked = [(packs[_own_pack(subject)], _own_count(role, policy))]
         if role == "target":
-            asked += zip(further.values(), policy.further_packs.values(), strict=True)
+            asked += zip(map(packs.__getitem__, policy.further_pack_names), policy.further_packs.values(), strict=True)
         for pack, count in asked:
             prompts = pack.prompts(subject, without=forgotten)
             if is_further_pack(pack.name):
@@ -130,13 +143,6 @@ def _own_count(role: Role, policy: Policy) -> int:
         "hidden": policy.probes_per_hidden,
         "style": policy.probes_per_style,
     }[role]
-
-
-def _refuse_askless(pack: Pack) -> None:
-    if all(wording.kind == "caption" for wording in pack.wordings):
-        raise ProbeError(
-            f"expected prompts that name a concept in pack {pack.name!r}, found none; take it out of further_packs"
-        )
 
 
 def _subject(value: Subject | str, kind: Kind) -> Subject:
