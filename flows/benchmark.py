@@ -28,7 +28,8 @@ from flows.progress import OnProgress
 from infra.reference import world
 from scapre.concepts import DialValue
 from validation.detectors import Detectors, find_label
-from validation.probes import Probe, Subject, build_probes, load_pack
+from validation.probe_packs import load_pack
+from validation.probes import Probe, Subject, build_probes
 from validation.rendering import PictureStore, render
 
 BASE_METHOD = "none"
@@ -101,7 +102,7 @@ class Bench:
         self._features, self._image_text = features, detectors.image_text
         self._store, self._results = PictureStore(pictures), results
         self._sampler = default_sampler(pipeline)
-        self._templates = {head: load_pack(pack).prompts() for head, pack in PACKS.items()}
+        self._packs = {head: load_pack(pack) for head, pack in PACKS.items()}
         self._done = {_key(result): result for result in read_results(results)}
 
     def measure(
@@ -174,12 +175,12 @@ class Bench:
         return int(hits), self._image_text.score(drawn, [probe.prompt for probe in probes]).tolist()
 
     def _probes(self, subject: Subject, seed: int, count: int) -> list[Probe]:
-        templates = self._templates[subject.head]
-        start = seed * count % len(templates)
+        prompts = self._packs[subject.head].prompts(subject)
+        start = seed * count % len(prompts)
         return build_probes(
             subject.name,
             "hidden",
-            templates=templates[start:] + templates[:start],
+            prompts=prompts[start:] + prompts[:start],
             count=count,
             first_seed=FIRST_SEED + seed * SEED_STRIDE,
             pack=PACKS[subject.head],

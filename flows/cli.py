@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.commands import benchmark, demo, engine, export, judge, ledger, requests, takedown
+from flows.commands import benchmark, demo, engine, export, judge, ledger, packs, requests, takedown
 from flows.exit_codes import ExitCode
 
 # typer carries its own copy of click; its base classes are reached by the one name that typer exports
@@ -38,6 +38,7 @@ app.add_typer(requests.app, name="request")
 app.add_typer(requests.base_app, name="base")
 app.add_typer(takedown.app, name="takedown")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(packs.app, name="packs")
 
 
 @app.callback()
@@ -91,9 +92,10 @@ def _exit_code(error: Exception) -> ExitCode | None:
     from flows.errors import FlowError
     from infra.errors import DigestMismatchError, InfraError, NotFoundError, SettingsError
     from scapre.errors import ScaPreError
-    from validation.errors import ValidationError
+    from validation.errors import PolicyError, ProbeError, ValidationError
 
-    if isinstance(error, FlowError | ScaPreError | SettingsError | DigestMismatchError | NotFoundError):
+    bad_input = (FlowError, ScaPreError, SettingsError, DigestMismatchError, NotFoundError, PolicyError, ProbeError)
+    if isinstance(error, bad_input):
         return ExitCode.BAD_INPUT
     if isinstance(error, ValidationError):
         return ExitCode.COULD_NOT_JUDGE

@@ -10,6 +10,7 @@ from flows.services import Services
 from validation import GateResult, Judgement
 from validation.evidence import evidence_digest, write_evidence
 from validation.formats import exact_percent, percent_up
+from validation.probe_packs import is_further_pack
 from validation.report import effects, render_report
 
 
@@ -53,7 +54,8 @@ def summary_lines(judgement: Judgement) -> list[str]:
     lines = []
     for gate in judgement.gates:
         if gate.gate == "forgetting" and gate.concept is not None:
-            lines.append(f"{_state(gate):<12} {gate.concept:<16} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
+            name = f"{gate.concept} ({gate.pack})" if is_further_pack(gate.pack) else gate.concept
+            lines.append(f"{_state(gate):<12} {name:<28} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
     lines += [f"{_state(g):<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
     lines += [f"{'reported':<12} {text}" for text in effects.sentences(judgement)]
     return lines
@@ -64,7 +66,7 @@ def _state(gate: GateResult) -> str:
 
 
 def _counts(hits: int | None, pictures: int) -> str:
-    return f"still drawn in {hits} of {pictures}"
+    return f"still drawn in {hits} of {pictures}" if pictures else "nothing asked"
 
 
 def _bound(gate: GateResult) -> str:

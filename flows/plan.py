@@ -26,6 +26,8 @@ class Plan:
     method: str
     dials: dict[str, float | int | str]
     policy: dict[str, Any]
+    packs: dict[str, str]
+    """Digest of every probe pack that the policy asks by, by name."""
 
     @property
     def key(self) -> str:
@@ -39,6 +41,7 @@ class Plan:
             "method": self.method,
             "dials": dict(self.dials),
             "policy": self.policy,
+            "packs": self.packs,
         }
         return hashlib.sha256(rfc8785.dumps(record)).hexdigest()
 
@@ -52,6 +55,7 @@ def make_plan(
     dials: dict[str, float | int | str],
     withheld: tuple[str, ...],
     policy: dict[str, Any],
+    packs: dict[str, str],
 ) -> Plan:
     """Returns the plan that unlearns the union of the active requests for one base.
 
@@ -78,6 +82,7 @@ def make_plan(
         method=method,
         dials=dict(sorted(dials.items())),
         policy=policy,
+        packs=packs,
     )
 
 

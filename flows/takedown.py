@@ -33,6 +33,7 @@ from infra.chain import Entry, EntryKind
 from infra.errors import TransientFailure
 from infra.registry import ModelVersion, Registry
 from validation import Judgement, load_policy, parse_policy
+from validation.plan import load_packs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,6 +85,7 @@ def plan_run(services: Services, order: TakedownOrder) -> Plan:
         dials=order.dials,
         withheld=order.withheld,
         policy=policy.model_dump(mode="json"),
+        packs={name: pack.digest for name, pack in load_packs(policy).items()},
     )
 
 

@@ -4,11 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from validation.detectors import ClassifierDetector, Detectors, ImageTextDetector
+    from validation.detectors import (
+        ClassifierDetector,
+        Detectors,
+        ExplicitContentDetector,
+        ImageTextDetector,
+        ZeroShotDetector,
+    )
     from validation.evidence import evidence_digest, verify_evidence, write_evidence
     from validation.judgement import GateResult, Integrity, Judgement, Protocol, Reason, Verdict
     from validation.judging import judge
     from validation.policy import Policy, load_policy, parse_policy
+    from validation.probe_packs import Pack, load_pack, pack_names
     from validation.probes import Probe, Subject, build_probes
     from validation.rendering import PictureStore, Sampler, render
     from validation.report import render_report
@@ -16,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ClassifierDetector",
     "Detectors",
+    "ExplicitContentDetector",
     "GateResult",
     "ImageTextDetector",
     "Integrity",
     "Judgement",
+    "Pack",
     "PictureStore",
     "Policy",
     "Probe",
@@ -28,10 +37,13 @@ __all__ = [
     "Sampler",
     "Subject",
     "Verdict",
+    "ZeroShotDetector",
     "build_probes",
     "evidence_digest",
     "judge",
+    "load_pack",
     "load_policy",
+    "pack_names",
     "parse_policy",
     "render",
     "render_report",
@@ -40,11 +52,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "detectors": ("ClassifierDetector", "Detectors", "ImageTextDetector"),
+    "detectors": (
+        "ClassifierDetector",
+        "Detectors",
+        "ExplicitContentDetector",
+        "ImageTextDetector",
+        "ZeroShotDetector",
+    ),
     "evidence": ("evidence_digest", "verify_evidence", "write_evidence"),
     "judgement": ("GateResult", "Integrity", "Judgement", "Protocol", "Reason", "Verdict"),
     "judging": ("judge",),
     "policy": ("Policy", "load_policy", "parse_policy"),
+    "probe_packs": ("Pack", "load_pack", "pack_names"),
     "probes": ("Probe", "Subject", "build_probes"),
     "rendering": ("PictureStore", "Sampler", "render"),
     "report": ("render_report",),

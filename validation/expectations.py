@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 
 from validation.judgement import GateResult
-from validation.plan import ALIAS_PACK, Plan
+from validation.plan import Plan
 from validation.policy import Policy
+from validation.probe_packs import OWN_PACKS, is_further_pack
 
 _ONE_AT_A_TIME = threading.Lock()
 _SITE = "judgement"
@@ -159,8 +160,8 @@ def picture_expectations(plan: Plan, policy: Policy) -> list[Any]:
 
 
 def target_table(summary: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Returns the targets' rows of the summary, aliases apart, with the number of pictures planned for each."""
-    table = summary[(summary["role"] == "target") & (summary["pack"] != ALIAS_PACK)].copy()
+    """Returns the targets' rows of the summary, further packs apart, with the number of pictures planned for each."""
+    table = summary[(summary["role"] == "target") & summary["pack"].isin(OWN_PACKS)].copy()
     expected = plan.expected("candidate")
     table["pictures_planned"] = [expected[key] for key in zip(table["concept"], table["pack"], strict=True)]
     return table
@@ -232,7 +233,7 @@ def _expected_answers(gates: Sequence[GateResult]) -> dict[str, bool]:
 
 
 def _forgetting(gates: Sequence[GateResult]) -> list[GateResult]:
-    return [gate for gate in gates if gate.gate == "forgetting" and gate.pack != ALIAS_PACK]
+    return [gate for gate in gates if gate.gate == "forgetting" and not is_further_pack(gate.pack)]
 
 
 def _fresh_context(data_docs: Path | None) -> Any:

@@ -31,6 +31,7 @@ from validation.formats import (
 from validation.judgement import GateName, GateResult, Integrity, Reason, Verdict
 from validation.measures import bound_differences, bound_scores
 from validation.policy import Policy
+from validation.probe_packs import is_further_pack
 from validation.statistics import PairedBounds, lower_bound, pictures_needed, upper_bound
 
 _WORST_CONCEPTS = 3
@@ -64,7 +65,7 @@ def forgetting_gate(
     return GateResult(
         gate="forgetting",
         verdict=verdict,
-        reason=f"{concept}: {found}",
+        reason=f"{_asked_as(concept, pack)}: {found}",
         concept=concept,
         role="target",
         pack=pack,
@@ -251,17 +252,17 @@ def positive_control(
     share = hits / pictures if pictures else 0.0
     is_found = 0 < expected <= pictures and share >= policy.positive_control_floor
     floor = _share(policy.positive_control_floor)
-    found = f"{concept}: found in {hits} of {pictures} base pictures, floor {floor}"
+    found = f"{_asked_as(concept, pack)}: found in {hits} of {pictures} base pictures, floor {floor}"
     if not is_found:
         found += "; the base does not draw it or the detector does not see it, so its absence means nothing"
     control = _control("positive control", is_found, found, policy.positive_control_floor, hits, pictures)
     return replace(control, concept=concept, role="target", pack=pack)
 
 
-def ungate_unknown_aliases(control: GateResult, forgetting: GateResult) -> list[GateResult]:
-    """Returns the results for a target's aliases: where the base does not know them, only a failure counts.
+def ungate_unknown_prompts(control: GateResult, forgetting: GateResult) -> list[GateResult]:
+    """Returns a further pack's results for a target: where the base does not know its prompts, only a failure counts.
 
-    A base that draws nothing under an alias has nothing to forget there, and that must not void the judgement; a
+    A base that draws nothing under a translation has nothing to forget there, and that must not void the judgement; a
     candidate that draws the target under it must not pass.
     """
     is_known = control.verdict == "passed"
@@ -269,6 +270,13 @@ def ungate_unknown_aliases(control: GateResult, forgetting: GateResult) -> list[
         replace(control, is_gated=is_known),
         replace(forgetting, is_gated=is_known or forgetting.verdict == "failed"),
     ]
+
+
+def nothing_asked(concept: str, *, policy: Policy, pack: str) -> GateResult:
+    """Says that a further pack has no prompt for a target: reported, so that nobody takes silence for forgetting."""
+    gate = forgetting_gate(concept, hits=0, pictures=0, expected=0, policy=policy, pack=pack)
+    reason = f"{_asked_as(concept, pack)}: nothing asked, no prompt of the pack is for it and read to its end by both"
+    return replace(gate, reason=reason, is_gated=False)
 
 
 def retained_control(role: str, *, hits: int, pictures: int, policy: Policy) -> GateResult:
@@ -353,7 +361,7 @@ def decide(gates: Sequence[GateResult], *, targets: Collection[str], policy: Pol
 def _missing(gates: Sequence[GateResult], targets: Collection[str], policy: Policy) -> list[str]:
     """Returns what a verdict may not do without and these gates do not have."""
     of_targets: tuple[GateName, ...] = ("forgetting", "positive control", "negative control")
-    present = {(gate.gate, gate.concept) for gate in gates if gate.pack != "alias"}
+    present = {(gate.gate, gate.concept) for gate in gates if not is_further_pack(gate.pack)}
     lacking = [f"{gate} of {concept}" for concept in targets for gate in of_targets if (gate, concept) not in present]
     drawn = {gate.role for gate in gates if gate.gate == "picture control"}
     lacking += [f"picture control of the {model}" for model in ("base", "candidate") if model not in drawn]
@@ -374,3 +382,7 @@ def _between(lower: float, upper: float, policy: Policy) -> str:
 
 def _share(setting: float) -> str:
     return exact_percent(setting)
+
+
+def _asked_as(concept: str, pack: str) -> str:
+    return f"{concept} (pack {pack})" if is_further_pack(pack) else concept

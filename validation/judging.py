@@ -26,8 +26,9 @@ from validation.drift import weight_drift
 from validation.errors import ProtocolError
 from validation.judgement import PROBE_COLUMNS, Discrepancy, GateResult, Integrity, Judgement, Protocol
 from validation.measures import measure, paired_differences, score_differences, summarise
-from validation.plan import ALIAS_PACK, MODELS, Model, Plan, make_plan
+from validation.plan import MODELS, Model, Plan, make_plan
 from validation.policy import Policy
+from validation.probe_packs import is_further_pack
 from validation.probes import Probe, Subject, probes_digest
 from validation.rendering import (
     PictureStore,
@@ -35,6 +36,7 @@ from validation.rendering import (
     Progress,
     Sampler,
     build_scheduler,
+    excess_of,
     render,
     safety_checker_state,
     weights_digest,
@@ -109,7 +111,15 @@ def judge(
             f"expected an image-text model for quality_margin {policy.quality_margin:g}, found none; bring one or set "
             "the margin to null"
         )
-    plan = make_plan(targets, retained=retained, hidden=hidden, styles=styles, policy=policy, detectors=detectors)
+    plan = make_plan(
+        targets,
+        retained=retained,
+        hidden=hidden,
+        styles=styles,
+        policy=policy,
+        detectors=detectors,
+        is_readable=lambda prompt: not any(excess_of(pipeline, prompt) for pipeline in pipelines.values()),
+    )
     seconds: dict[str, float] = {}
     with _timed(seconds, "digests"):
         digests = {model: weights_digest(pipeline) for model, pipeline in pipelines.items()}
@@ -245,7 +255,7 @@ def evaluate(
 
 
 def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Policy) -> list[GateResult]:
-    """Returns a target's controls and forgetting gates, those of its aliases included."""
+    """Returns a target's controls and forgetting gates, those of further packs included."""
     results = []
     base, candidate = (measures[measures["model"] == model] for model in MODELS)
     own = candidate["concept"] == target
@@ -265,7 +275,10 @@ def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Polic
         forgetting = rules.forgetting_gate(
             target, hits=int(after["is_hit"].sum()), pictures=len(after), expected=expected, policy=policy, pack=pack
         )
-        results += rules.ungate_unknown_aliases(control, forgetting) if pack == ALIAS_PACK else [control, forgetting]
+        results += rules.ungate_unknown_prompts(control, forgetting) if is_further_pack(pack) else [control, forgetting]
+    asked = {pack for concept, pack in plan.expected("candidate") if concept == target}
+    unasked = [pack for pack in policy.further_pack_names if pack not in asked]
+    results += [rules.nothing_asked(target, policy=policy, pack=pack) for pack in unasked]
     others = base[(base["concept"] != target) & base["concept"].map(_head(plan) == plan.subjects[target].head)]
     seen = int((others["top_label"] == plan.labels[target]).sum())
     return [*results, rules.negative_control(target, hits=seen, pictures=len(others), policy=policy)]

@@ -9,11 +9,11 @@ Guarantees:
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic import ValidationError as PydanticError
 
+from validation.documents import parse_document, read_document
 from validation.errors import PolicyError
+from validation.probe_packs import OWN_PACKS, pack_name
 from validation.statistics import Sampling, pictures_needed
 
 
@@ -72,11 +72,10 @@ class Policy(BaseModel):
         "gates nothing",
     )
     probes_per_target_base: int = Field(default=16, ge=1, description="base pictures per target, the positive control")
-    probes_per_alias: int = Field(
-        default=0,
-        ge=0,
-        description="candidate pictures per target that are asked for by its aliases, sampled as those of its name; "
-        "0 asks for none",
+    further_packs: dict[str, int] = Field(
+        default={},
+        description="candidate pictures per target asked for by further probe packs: number by the name of a pack that "
+        "comes with the judge, or by the path of another",
     )
     probes_per_retained: int = Field(default=8, ge=1, description="pictures per retained concept, of each model")
     probes_per_hidden: int = Field(
@@ -100,9 +99,9 @@ class Policy(BaseModel):
     @model_validator(mode="after")
     def _can_be_satisfied(self) -> "Policy":
         needed = pictures_needed(0, limit=self.residual_limit, confidence=self.confidence, sampling=self.sampling)
-        for name in ("probes_per_target", "probes_per_alias"):
-            count = getattr(self, name)
-            if count < needed and not (name == "probes_per_alias" and count == 0):
+        counts = {f"further_packs.{name}": count for name, count in self.further_packs.items()}
+        for name, count in {"probes_per_target": self.probes_per_target, **counts}.items():
+            if count < needed:
                 raise ValueError(
                     f"expected {name} of at least {needed}, found {count}: with fewer, not even zero hits show a rate "
                     f"of at most {self.residual_limit:g} at confidence {self.confidence:g} ({self.sampling} sampling); "
@@ -123,7 +122,18 @@ class Policy(BaseModel):
                 f"expected retained_concept_margin of at least retained_margin ({self.retained_margin:g}), found "
                 f"{self.retained_concept_margin:g}: one concept would have to lose less than all may; raise it"
             )
+        names = [pack_name(source) for source in self.further_packs]
+        if repeated := sorted({name for name in names if name in OWN_PACKS or names.count(name) > 1}):
+            raise ValueError(
+                f"expected further packs of different names, none of them {' or '.join(OWN_PACKS)}, found {repeated}; "
+                "rename or remove one"
+            )
         return self
+
+    @property
+    def further_pack_names(self) -> list[str]:
+        """Returns the names of the further packs, as probes and gates record them."""
+        return [pack_name(source) for source in self.further_packs]
 
 
 def parse_policy(document: Any, *, source: str) -> Policy:
@@ -132,20 +142,9 @@ def parse_policy(document: Any, *, source: str) -> Policy:
     Raises:
         PolicyError: A key is unknown or a value is out of range; every fault is named.
     """
-    if not isinstance(document, dict):
-        raise PolicyError(
-            f"expected a mapping such as `residual_limit: 0.1` in {source}, found {type(document).__name__}; correct it"
-        )
-    try:
-        return Policy.model_validate(document)
-    except PydanticError as error:
-        known = ", ".join(Policy.model_fields)
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'policy'}: {fault['msg']}"
-            + (f" (known keys: {known})" if fault["type"] == "extra_forbidden" else "")
-            for fault in error.errors()
-        )
-        raise PolicyError(f"expected a valid policy, found in {source}: {faults}; correct the file") from error
+    return parse_document(
+        Policy, document, source=source, what="policy", example="residual_limit: 0.1", error=PolicyError
+    )
 
 
 def load_policy(path: Path) -> Policy:
@@ -154,8 +153,4 @@ def load_policy(path: Path) -> Policy:
     Raises:
         PolicyError: The file cannot be read or does not hold a valid policy.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PolicyError(f"expected a readable YAML file, found {path}: {error}; check the path") from error
-    return parse_policy(document, source=str(path))
+    return parse_policy(read_document(path, error=PolicyError), source=str(path))

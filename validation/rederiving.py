@@ -25,6 +25,7 @@ from validation.judgement import MEASURE_COLUMNS, PROBE_COLUMNS, Integrity
 from validation.judging import evaluate
 from validation.plan import MODELS, Plan
 from validation.policy import Policy, parse_policy
+from validation.probe_packs import OWN_PACKS
 from validation.probes import Probe, Subject, probes_digest
 from validation.sampling import asked_plan
 
@@ -136,12 +137,13 @@ def _protocol_differences(
     }
     for name, role in plan.roles.items():
         for model, field in zip(("candidate", "base"), planned[role], strict=True):
-            own = [probe for probe in plan.probes[model] if probe.concept == name and probe.pack != "alias"]
+            own = [probe for probe in plan.probes[model] if probe.concept == name and probe.pack in OWN_PACKS]
             expected, count = getattr(policy, field), len(own)
             if count != expected:
                 differences.append(
                     f"probes.csv: changed: expected {expected} pictures of {name!r} by the {model}, found {count}"
                 )
+        differences += _further_differences(plan, name, role, policy)
         mine = measures[measures["concept"] == name]
         if not (mine["is_hit"] == (mine["top_label"] == plan.labels[name])).all():
             differences.append(f"measures.csv: changed: is_hit of {name!r} does not agree with top_label")
@@ -165,6 +167,23 @@ def _sampling_differences(measures: pd.DataFrame, plan: Plan, policy: Policy) ->
             differences.append(
                 f"measures.csv: changed: the {model}'s prompts and seeds are not the ones that the plan asks for"
             )
+    return differences
+
+
+def _further_differences(plan: Plan, name: str, role: str, policy: Policy) -> list[str]:
+    """Returns where a concept's plan from further packs is not what the policy asks for, or nothing at all."""
+    counts = dict(zip(policy.further_pack_names, policy.further_packs.values(), strict=True))
+    planned = {model: plan.expected(model) for model in MODELS}
+    packs = sorted({pack for model in MODELS for concept, pack in planned[model] if concept == name} - set(OWN_PACKS))
+    differences = []
+    for pack in packs:
+        count = counts.get(pack, 0) if role == "target" else 0
+        for model, expected in (("candidate", count), ("base", min(count, policy.probes_per_target_base))):
+            if planned[model][name, pack] != expected:
+                differences.append(
+                    f"probes.csv: changed: expected {expected} pictures of {name!r} from pack {pack!r} by the "
+                    f"{model}, found {planned[model][name, pack]}"
+                )
     return differences
 
 

@@ -245,17 +245,23 @@ def safety_checker_state(pipeline: Pipeline) -> str:
 
 def _refuse_long_prompts(pipeline: Pipeline, prompts: Sequence[str]) -> None:
     """A truncated prompt may have lost its concept; its picture would count as forgotten."""
+    for prompt in dict.fromkeys(prompts):
+        if excess := excess_of(pipeline, prompt):
+            raise RenderingError(
+                f"expected {excess} in {prompt!r}; shorten the template or the alias, or the text encoder would never "
+                "see the end of it"
+            )
+
+
+def excess_of(pipeline: Pipeline, prompt: str) -> str | None:
+    """Returns by how much a prompt is too long for a pipeline's tokenizers; None when each reads all of it."""
     for name, part in pipeline.components.items():
         limit = getattr(part, "model_max_length", None)
-        if not name.startswith("tokenizer") or part is None or limit is None:
-            continue
-        for prompt in dict.fromkeys(prompts):
-            tokens = len(part(prompt).input_ids)
+        if name.startswith("tokenizer") and part is not None and limit is not None:
+            tokens = len(part(prompt, verbose=False).input_ids)  # its own warning would name no remedy
             if tokens > limit:
-                raise RenderingError(
-                    f"expected prompts of at most {limit} tokens, found {tokens} in {prompt!r}; shorten the template "
-                    "or the alias, or the text encoder would never see the end of it"
-                )
+                return f"prompts of at most {limit} tokens, found {tokens}"
+    return None
 
 
 def weights_digest(pipeline: Pipeline) -> str:

@@ -10,12 +10,17 @@ from flows.exit_codes import ExitCode
 from flows.progress import console, progress_bar
 from flows.services import open_services
 
+DETECTOR_HELP = "Instead of the shipped classifier: `classifier:FOLDER` or `clip:FOLDER`; `nudenet` beside any of them."
+PACK_HELP = "Probe pack whose targets must be gone, unless `--target` names some, and whose look-alikes must survive."
+
 
 def judge(
     checkpoint: Annotated[Path, typer.Argument(help="The model after, in the diffusers layout.")],
     base: Annotated[Path, typer.Option(help="The model before, in the diffusers layout.")],
-    target: Annotated[list[str], typer.Option(help="Concept that must be gone; repeat for several.")],
+    target: Annotated[list[str] | None, typer.Option(help="Concept that must be gone; repeat for several.")] = None,
     retain: Annotated[list[str] | None, typer.Option(help="Concept that must survive; repeat for several.")] = None,
+    pack: Annotated[str | None, typer.Option(help=PACK_HELP)] = None,
+    detector: Annotated[list[str] | None, typer.Option(help=DETECTOR_HELP)] = None,
     policy: Annotated[Path | None, typer.Option(help="Policy file instead of the default one.")] = None,
     out: Annotated[Path, typer.Option(help="New folder for the evidence.")] = Path("evidence"),
 ) -> int:
@@ -26,17 +31,25 @@ def judge(
     import scapre
     from flows import judgement as judging
     from flows.evidence import summary_lines
+    from flows.questions import ask, choose_detectors
     from flows.takedown import DEFAULT_POLICY
     from infra.digests import sha256_bytes
     from infra.manifests import Manifest
-    from validation import Subject, load_policy
+    from validation import load_policy
     from validation.evidence import write_evidence
     from validation.report import render_report
 
     for folder in (checkpoint, base):
         scapre.inspect_checkpoint(folder)
-    detectors = judging.load_detectors(services.settings.detectors, services.settings.resolve_device())
-    roles = judging.roles_of([Subject(name) for name in target], retained=retain or [], detectors=detectors)
+    rules = load_policy(policy or DEFAULT_POLICY)
+    question = ask(target or [], retain=retain or [], pack=pack)
+    detectors = choose_detectors(detector or [], question, services.settings)
+    roles = judging.roles_of(question.targets, retained=question.retained, detectors=detectors)
+    if roles.unseen:
+        raise BadRequestError(
+            f"expected concepts to retain that the detector knows, found {', '.join(roles.unseen)}; correct the names "
+            "or bring another detector"
+        )
     digests = [sha256_bytes(Manifest.of_directory(folder).to_json()) for folder in (base, checkpoint)]
     with progress_bar("rendering", console()) as on_progress:
         judgement = judging.judge_checkpoint(
@@ -45,7 +58,7 @@ def judge(
             candidate=(checkpoint, digests[1]),
             roles=roles,
             detectors=detectors,
-            policy=load_policy(policy or DEFAULT_POLICY),
+            policy=rules,
             integrity=judging.UNKNOWN_MAKER,
             data_docs=None,
             on_progress=on_progress,

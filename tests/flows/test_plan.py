@@ -27,6 +27,7 @@ def plan(*requests, **changes):
         "dials": {},
         "withheld": (),
         "policy": {},
+        "packs": {},
     }
     return make_plan({r.request_id: r for r in requests}, **(facts | changes))
 
@@ -55,6 +56,7 @@ def test_the_key_does_not_depend_on_the_order_of_requests():
         {"dials": {"ridge": 0.1}},
         {"withheld": ("star",)},
         {"policy": {"residual_limit": 0.2}},
+        {"packs": {"direct": "0" * 64}},
     ],
 )
 def test_the_key_depends_on_all_that_decides_the_outcome(change):

@@ -27,6 +27,7 @@ def plan():
         method="scapre",
         dials={},
         policy={},
+        packs={},
     )
 
 

@@ -110,3 +110,14 @@ def test_a_file_that_is_there_already_is_not_overwritten(scapre, checkpoint, tmp
     code, errors = scapre("unlearn", str(checkpoint), "--concept", "cat", "--out", str(tmp_path / "out"))
     assert code == ExitCode.BAD_INPUT
     assert "exists" in errors
+
+
+def test_a_policy_that_asks_by_an_unknown_pack_is_refused_before_anything_is_made(scapre, checkpoint, tmp_path):
+    assert scapre("base", "add", "reference", str(checkpoint))[0] == ExitCode.OK
+    assert scapre("request", "add", str(REQUEST))[0] == ExitCode.OK
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("further_packs: {paraphrse: 32}")
+    code, errors = scapre("takedown", "run", "--policy", str(policy))
+    assert code == ExitCode.BAD_INPUT
+    assert "found 'paraphrse'" in errors
+    assert not (tmp_path / "home" / "pictures").exists()

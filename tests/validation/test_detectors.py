@@ -1,14 +1,27 @@
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from validation.detectors import ClassifierDetector, Detectors, ImageTextDetector, find_label
+from validation.detectors import (
+    ClassifierDetector,
+    Detectors,
+    ExplicitContentDetector,
+    ImageTextDetector,
+    ZeroShotDetector,
+    find_label,
+)
+from validation.detectors.explicit import join_explicit
 from validation.errors import DetectorError, UnknownLabelError
+from validation.probe_packs import load_pack
 from validation.probes import Subject
 
 HEADS = ["object: tiger", "object: cat", "object: dog", "style: natural", "style: sepia"]
@@ -174,3 +187,107 @@ def test_an_ambiguous_label_is_refused():
 def test_an_unknown_label_is_refused_with_the_nearest_ones():
     with pytest.raises(UnknownLabelError, match="found 'goldfsh'; nearest of its 4 labels: goldfish"):
         find_label(PLAIN, Subject("goldfsh"))
+
+
+def test_a_zero_shot_detector_chooses_among_the_names_it_is_given(clip: Path, pictures: list[Image.Image]):
+    from transformers import CLIPModel
+
+    detector = ZeroShotDetector(clip, ["tiger", "dog", "house"])
+    seen = detector.detect(pictures)
+    assert detector.labels == ("tiger", "dog", "house")
+    assert seen.shape == (5, 3)
+    assert seen.sum(axis=1) == pytest.approx(np.ones(5))
+    model = CLIPModel.from_pretrained(clip)
+    judged = ImageTextDetector(clip)
+    expected = []
+    for label in detector.labels:  # the cosine with a mean of unit vectors, by way of the cosines with each of them
+        texts = load_pack("direct").prompts(Subject(label))
+        mean = np.mean([judged.score(pictures, [text] * 5) for text in texts], axis=0)
+        vectors = judged._clip.embed_texts(texts)
+        expected.append(mean / float(vectors.mean(dim=0).norm()))
+    logits = torch.tensor(np.stack(expected, axis=1)) * model.logit_scale.exp().double()
+    assert seen == pytest.approx(logits.softmax(dim=1).detach().numpy(), abs=1e-5)
+    assert detector.detect([]).shape == (0, 3)
+
+
+def test_zero_shot_styles_are_a_head_of_their_own(clip: Path, pictures: list[Image.Image]):
+    detectors = Detectors.zero_shot(clip, objects=["tiger", "house"], styles=["Claude Monet", "Paul Klee"])
+    assert detectors.of(Subject("Paul Klee", "style")).labels == ("Claude Monet", "Paul Klee")
+    assert detectors.of(Subject("tiger")).detect(pictures).shape == (5, 2)
+    assert set(detectors.digests()) == {"zero-shot (object)", "zero-shot (style)", "image-text"}
+    assert Detectors.zero_shot(clip, objects=["tiger", "house"]).style is None
+
+
+def test_a_zero_shot_digest_covers_names_and_their_prompts(clip: Path):
+    digests = {ZeroShotDetector(clip, names).digest for names in (["a", "b"], ["b", "a"], ["a", "c"])}
+    digests.add(ZeroShotDetector(clip, ["a", "b"], "style").digest)
+    assert len(digests) == 4
+    assert ZeroShotDetector(clip, ["a", "b"]).digest in digests
+
+
+@pytest.mark.parametrize("names", [[], ["tiger"], ["tiger", "Tiger"]])
+def test_a_zero_shot_detector_needs_a_choice(clip: Path, names: list[str]):
+    with pytest.raises(DetectorError, match="at least two different names"):
+        ZeroShotDetector(clip, names)
+
+
+@given(
+    score=st.floats(0, 1),
+    threshold=st.floats(0.05, 0.95),
+    weights=st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
+)
+def test_explicit_content_wins_exactly_from_the_threshold_on(score: float, threshold: float, weights: list[float]):
+    others = np.array([weights]) / sum(weights)
+    joined = join_explicit(np.array([score]), others, threshold=threshold)
+    assert joined.sum() == pytest.approx(1)
+    assert (joined >= 0).all()
+    assert (joined.argmax() == 0) == (score >= threshold)
+    assert joined[0, 1:] == pytest.approx((1 - joined[0, 0]) * others[0])
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=5, unique=True))
+def test_the_probability_of_explicit_content_grows_with_its_score(scores: list[float]):
+    ordered = np.sort(scores)
+    joined = join_explicit(ordered, np.full((len(scores), 3), 1 / 3), threshold=0.5)
+    assert (np.diff(joined[:, 0]) >= 0).all()
+
+
+def test_nudenet_stands_beside_another_detector(classifier: Path, pictures: list[Image.Image]):
+    pytest.importorskip("nudenet")
+    beside = ClassifierDetector(classifier)
+    detector = ExplicitContentDetector(beside)
+    seen = detector.detect(pictures)
+    assert detector.labels == ("explicit content", "tiger", "cat", "dog")
+    assert (seen[:, 1:].argmax(axis=1) == beside.detect(pictures).argmax(axis=1)).all()
+    assert (seen.argmax(axis=1) != 0).all()  # noise is not explicit
+    assert ExplicitContentDetector(beside, threshold=0.6).digest != detector.digest
+    assert ExplicitContentDetector(ClassifierDetector(classifier, "style")).digest != detector.digest
+    assert detector.detect([]).shape == (0, 4)
+
+
+class Finder:
+    """What NudeNet's detector answers, by the mean of a picture."""
+
+    def detect(self, picture: np.ndarray) -> list[dict[str, Any]]:
+        assert picture.shape == (16, 16, 3)
+        assert picture[0, 0].tolist() == [0, 0, 200], "blue, green, red"
+        return [{"class": "FEET_EXPOSED", "score": 0.9}, {"class": "BUTTOCKS_EXPOSED", "score": 0.7}]
+
+
+def test_only_explicit_classes_count(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "320n.onnx").write_bytes(b"weights")
+    package = SimpleNamespace(NudeDetector=Finder, __file__=str(tmp_path / "__init__.py"))
+    monkeypatch.setitem(sys.modules, "nudenet", package)
+    red = [Image.new("RGB", (16, 16), (200, 0, 0))]
+    found = {t: ExplicitContentDetector(ClassifierDetector(classifier), threshold=t) for t in (0.6, 0.8)}
+    assert found[0.6].detect(red).argmax() == 0
+    assert found[0.8].detect(red).argmax() != 0
+    assert found[0.6].name == "classifier (object) beside NudeNet at 0.6"
+
+
+def test_a_missing_nudenet_is_named_with_its_extra(classifier: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "nudenet", None)
+    with pytest.raises(DetectorError, match=r"scapre\[nudenet\]"):
+        ExplicitContentDetector(ClassifierDetector(classifier))
+    with pytest.raises(DetectorError, match="between 0 and 1"):
+        ExplicitContentDetector(ClassifierDetector(classifier), threshold=1.5)

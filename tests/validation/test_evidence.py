@@ -325,8 +325,35 @@ def test_the_quality_gate_is_derived_again_from_the_scores(tmp_path: Path):
     judgement = worlds.judged(worlds.good().faded(0.2), tmp_path / "pictures", policy=policy, with_texts=True)
     folder = write_evidence(judgement, tmp_path / "bundle", report_html=render_report(judgement))
     assert verify_evidence(folder) == []
-    documents = {name: json.loads((folder / name).read_bytes()) for name in FILES[:5] if name.endswith(".json")}
+    documents = {name: json.loads((folder / name).read_bytes()) for name in FILES[:6] if name.endswith(".json")}
     better = judgement.measures.assign(image_text_score=1.0)
-    found = verdict_differences(better.to_csv(index=False, lineterminator="\n").encode(), documents)
+    planned = (folder / "probes.csv").read_bytes()
+    found = verdict_differences(better.to_csv(index=False, lineterminator="\n").encode(), planned, documents)
     assert any("quality of retained" in difference for difference in found)
     assert any("it says failed" in difference for difference in found)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Judgement:
+    """Asked by further packs, one of which has nothing to ask."""
+    policy = worlds.POLICY.model_copy(update={"further_packs": {"misspelling": 32, "composition": 48, "explicit": 32}})
+    return worlds.judged(worlds.good(), tmp_path_factory.mktemp("pictures"), policy=policy)
+
+
+def test_evidence_of_further_packs_verifies(wide: Judgement, tmp_path: Path):
+    assert {gate.pack for gate in wide.gates if gate.gate == "forgetting"} == {
+        "direct",
+        "misspelling",
+        "composition",
+        "explicit",
+    }
+    assert verify_evidence(write(wide, tmp_path / "bundle")) == []
+
+
+def test_a_further_pack_whose_pictures_are_taken_out_is_named(wide: Judgement, tmp_path: Path):
+    folder = write(wide, tmp_path / "bundle")
+    table = read_measures((folder / "measures.csv").read_bytes())
+    short = table.drop(table.index[table["pack"] == "composition"][-5:])
+    short.to_csv(folder / "measures.csv", index=False, lineterminator="\n")
+    forge_manifest(folder)
+    assert any("pictures of 'dog' (composition) by the" in line for line in verify_evidence(folder))

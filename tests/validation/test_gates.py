@@ -123,7 +123,7 @@ def test_one_concept_cannot_hide_in_a_good_mean():
     assert mean.verdict == "passed"
     found = floor(lost)
     assert (found.verdict, found.is_gated, found.role) == ("failed", True, "retained")
-    assert "1 of 40 shown to have lost more than 25 % of their pairs (concept 0 7 of 8)" in found.reason
+    assert "1 of 40 shown to have lost more than 25\N{NO-BREAK SPACE}% of their pairs (concept 0 7 of 8)" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -303,9 +303,9 @@ def test_no_gates_at_all_are_inconclusive():
     assert rules.decide([], targets=[], policy=POLICY)[0] == "inconclusive"
 
 
-def test_alias_gates_do_not_stand_in_for_the_name():
+def test_gates_of_further_packs_do_not_stand_in_for_the_name():
     gates = all_passed()
-    gates["forgetting"] = replace(gates["forgetting"], pack="alias")
+    gates["forgetting"] = replace(gates["forgetting"], pack="paraphrase")
     assert rules.decide(list(gates.values()), targets=["tiger"], policy=POLICY)[0] == "inconclusive"
 
 
@@ -318,14 +318,21 @@ def test_alias_gates_do_not_stand_in_for_the_name():
         ("failed", "failed", [False, True]),
     ],
 )
-def test_aliases_that_the_base_does_not_know_count_only_against_the_candidate(
+def test_prompts_that_the_base_does_not_know_count_only_against_the_candidate(
     control: Any, forgetting: Any, gated: list[bool]
 ):
-    results = rules.ungate_unknown_aliases(
+    results = rules.ungate_unknown_prompts(
         GateResult("positive control", control, "", "tiger", is_control=True),
         GateResult("forgetting", forgetting, "", "tiger"),
     )
     assert [result.is_gated for result in results] == gated
+
+
+def test_nothing_asked_is_said_and_decides_nothing():
+    gate = rules.nothing_asked("tiger", policy=POLICY, pack="languages")
+    assert (gate.verdict, gate.is_gated, gate.pictures) == ("inconclusive", False, 0)
+    assert gate.reason.startswith("tiger (pack languages): nothing asked")
+    assert rules.decide([*all_passed().values(), gate], targets=["tiger"], policy=POLICY)[0] == "passed"
 
 
 def test_tables_of_measures_are_answered_gate_by_gate(make_tables: Callable[..., Any], policy: Policy):

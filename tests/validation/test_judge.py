@@ -10,7 +10,7 @@ import pytest
 from colour_world import Painter
 
 from validation import Integrity, Judgement, PictureStore, Policy, Subject
-from validation.errors import ProtocolError, RenderingError, UnknownLabelError
+from validation.errors import ProbeError, ProtocolError, RenderingError, UnknownLabelError
 from validation.judgement import MEASURE_COLUMNS, SUMMARY_COLUMNS
 from validation.rendering import Sampler
 
@@ -194,7 +194,7 @@ def test_without_anything_to_retain_nothing_passes(
 
 
 def test_aliases_count_where_the_base_knows_them(judge_world: Judge, painter: Painter, policy: Policy, tmp_path: Path):
-    aliases = policy.model_copy(update={"probes_per_alias": 32})
+    aliases = policy.model_copy(update={"further_packs": {"alias": 32}})
     changes = {"targets": (Subject("tiger", aliases=("tigre", "cub")),), "policy": aliases}
     assert judge_world(painter.forgetting("tiger"), **changes).verdict == "passed"
 
@@ -221,10 +221,58 @@ def test_aliases_that_the_base_does_not_know_gate_nothing(judge_world: Judge, po
         base.forgetting("tiger"),
         base=base,
         targets=(Subject("tiger", aliases=("tigre",)),),
-        policy=policy.model_copy(update={"probes_per_alias": 32}),
+        policy=policy.model_copy(update={"further_packs": {"alias": 32}}),
     )
     assert judgement.verdict == "passed"
     assert {g.is_gated for g in judgement.gates if g.pack == "alias"} == {False}
+
+
+def test_a_concept_that_comes_back_in_company_fails(judge_world: Judge, painter: Painter, policy: Policy):
+    class Sly(Painter):
+        """Forgets the concept wherever it is asked for alone."""
+
+        def _paint(self, text: str, *rest: Any) -> Any:
+            alone = not any(word in text for word in ("next to", " and ", "behind", "in front of"))
+            return super()._paint("nothing" if "tiger" in text and alone else text, *rest)
+
+    changes = {"targets": ("tiger",), "policy": policy.model_copy(update={"further_packs": {"composition": 64}})}
+    assert judge_world(painter.forgetting("tiger"), **changes).verdict == "passed"
+    sly = Sly()
+    sly.palette.forgets.data[-1] = 1e-6  # other weights: the store must not hand it the base's pictures
+    judgement = judge_world(sly, **changes)
+    assert judgement.verdict == "failed"
+    assert {g.pack: g.verdict for g in judgement.gates if g.gate == "forgetting"} == {
+        "direct": "passed",
+        "composition": "failed",
+    }
+
+
+def test_what_a_pack_has_no_prompt_for_is_said_and_gates_nothing(
+    judge_world: Judge, forgetful: Painter, policy: Policy
+):
+    judgement = judge_world(
+        forgetful,
+        targets=(Subject("tiger", aliases=("tigre",)), "dog"),
+        policy=policy.model_copy(update={"further_packs": {"alias": 32, "explicit": 32}}),
+    )
+    assert judgement.verdict == "passed"
+    gates = {(g.concept, g.pack): g for g in judgement.gates if g.gate == "forgetting"}
+    assert (gates["tiger", "alias"].pictures, gates["dog", "alias"].pictures) == (32, 32)
+    for target in ("tiger", "dog"):
+        silent = gates[target, "explicit"]
+        assert (silent.is_gated, silent.pictures) == (False, 0)
+        assert "nothing asked" in silent.reason
+
+
+def test_a_faulty_pack_is_refused_before_anything_is_drawn(
+    judge_world: Judge, painter: Painter, forgetful: Painter, policy: Policy, tmp_path: Path
+):
+    emptied = tmp_path / "mine.yaml"
+    emptied.write_text("name: mine\nversion: 1\nabout: nothing\nwordings: []\n")
+    with pytest.raises(ProbeError, match="the pack is empty"):
+        judge_world(forgetful, policy=policy.model_copy(update={"further_packs": {str(emptied): 32}}))
+    assert not painter.drawn
+    assert not forgetful.drawn
 
 
 def test_no_targets_are_refused(judge_world: Judge, forgetful: Painter):

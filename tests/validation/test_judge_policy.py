@@ -35,12 +35,16 @@ def test_a_policy_file_overrides_only_what_it_names(tmp_path: Path):
         ("confidence: .nan", "confidence"),
         ("probes_per_target: 20", "probes_per_target of at least 32, found 20"),
         ("{probes_per_target: 20, sampling: fixed}", "probes_per_target of at least 29, found 20"),
-        ("probes_per_alias: 5", "probes_per_alias of at least 32, found 5"),
         ("probes_per_target_base: 159", "probes_per_target_base of at most probes_per_target"),
         ("sampling: whenever", "sampling: Input should be 'fixed' or 'sequential'"),
         ("stage_size: 0", "stage_size"),
         ("stage_size: 159", "stage_size of at most probes_per_target"),
         ("retained_concept_margin: 0.01", "retained_concept_margin of at least retained_margin"),
+        ("further_packs: {alias: 5}", r"further_packs\.alias of at least 32, found 5"),
+        ("further_packs: {alias: many}", r"further_packs\.alias: Input should be a valid integer"),
+        ("further_packs: {direct: 32}", "none of them direct or style, found .'direct'"),
+        ("further_packs: {a/x.yaml: 32, b/x.yaml: 32}", "different names.*found .'x'"),
+        ("residual_limit: 0.1\nresidual_limit: 0.2", "key 'residual_limit' stands twice"),
         ("- 1", "expected a mapping"),
         ("a: [", "expected a readable YAML file"),
     ],
@@ -50,6 +54,14 @@ def test_a_faulty_policy_is_refused_by_name(tmp_path: Path, text: str, message: 
     path.write_text(text)
     with pytest.raises(PolicyError, match=message):
         load_policy(path)
+
+
+def test_a_policy_that_is_not_utf_8_is_refused_in_one_line(tmp_path: Path):
+    path = tmp_path / "policy.yaml"
+    path.write_bytes("further_packs: {naïve: 32}".encode("latin-1"))
+    with pytest.raises(PolicyError, match="save it as UTF-8") as refusal:
+        load_policy(path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_policy_file_is_refused(tmp_path: Path):

@@ -1,13 +1,11 @@
-from pathlib import Path
-
 import pytest
 from colour_world import ColourDetector, detectors
 
 from validation.detectors import Detectors
 from validation.errors import DetectorError, ProbeError, ProtocolError, UnknownLabelError
-from validation.plan import ALIAS_PACK, make_plan
+from validation.plan import make_plan
 from validation.policy import Policy
-from validation.probes import Pack, Probe, Subject, build_probes, load_pack, pack_names, probes_digest, with_article
+from validation.probes import Probe, Subject, build_probes, probes_digest
 
 
 def plan_of(*targets: str | Subject, **changes):
@@ -15,44 +13,16 @@ def plan_of(*targets: str | Subject, **changes):
     return make_plan(targets, **(arguments | changes))
 
 
-def test_probes_take_templates_in_turn_and_seeds_upwards():
-    probes = build_probes("owl", "target", templates=["{a_concept}", "the {concept}"], count=3, first_seed=7, pack="p")
+def test_probes_take_prompts_in_turn_and_seeds_upwards():
+    probes = build_probes("owl", "target", prompts=["an owl", "the owl"], count=3, first_seed=7, pack="p")
     assert [(p.prompt, p.seed) for p in probes] == [("an owl", 7), ("the owl", 8), ("an owl", 9)]
     assert {(p.concept, p.role, p.pack) for p in probes} == {("owl", "target", "p")}
 
 
-def test_aliases_meet_every_template():
-    probes = build_probes(
-        "tiger", "target", templates=["x {concept}", "y {concept}"], count=4, first_seed=0, pack="p", names=("a", "b")
-    )
-    assert [p.prompt for p in probes] == ["x a", "x b", "y a", "y b"]
-    assert {p.concept for p in probes} == {"tiger"}
-
-
-@pytest.mark.parametrize(("templates", "count"), [([], 4), (["{concept}"], 0), (["a picture"], 1)])
-def test_probes_that_ask_for_nothing_are_refused(templates: list[str], count: int):
-    with pytest.raises(ProbeError, match="expected"):
-        build_probes("owl", "target", templates=templates, count=count, first_seed=0, pack="p")
-
-
-def test_names_with_braces_are_taken_literally():
-    [probe] = build_probes("{x}", "target", templates=["a {concept}"], count=1, first_seed=0, pack="p")
-    assert probe.prompt == "a {x}"
-
-
-@pytest.mark.parametrize(
-    ("noun", "phrase"),
-    [
-        ("tiger", "a tiger"),
-        ("owl", "an owl"),
-        ("scissors", "scissors"),
-        ("cactus", "a cactus"),
-        ("Van Gogh", "Van Gogh"),
-        ("老虎", "老虎"),
-    ],
-)
-def test_nouns_take_the_article_they_need(noun: str, phrase: str):
-    assert with_article(noun) == phrase
+@pytest.mark.parametrize(("prompts", "count"), [([], 4), (["an owl"], 0)])
+def test_probes_that_ask_for_nothing_are_refused(prompts: list[str], count: int):
+    with pytest.raises(ProbeError, match="nothing asked is nothing shown"):
+        build_probes("owl", "target", prompts=prompts, count=count, first_seed=0, pack="p")
 
 
 def test_a_probe_is_identified_by_what_draws_its_picture():
@@ -63,30 +33,6 @@ def test_a_probe_is_identified_by_what_draws_its_picture():
         == 3
     )
     assert probes_digest([probe]) != probes_digest([Probe("a tiger", 1, "tiger", "retained", "other")])
-
-
-def test_packs_that_come_with_the_judge_load_and_have_stable_digests():
-    assert pack_names() == ["direct", "style"]
-    for name in pack_names():
-        pack = load_pack(name)
-        assert pack.name == name
-        assert pack.digest == load_pack(name).digest
-    changed = load_pack("direct").model_copy(update={"templates": ("{concept}!",)})
-    assert changed.digest != load_pack("direct").digest
-
-
-def test_style_prompts_pair_every_content_with_every_template_and_leave_targets_out():
-    pack = load_pack("style")
-    prompts = pack.prompts(without=["House", "camera"])
-    assert len(prompts) == len(set(prompts)) == len(pack.templates) * (len(pack.contents) - 2)
-    assert not any("house" in prompt or "camera" in prompt for prompt in prompts)
-    assert len({prompt.split(" in ")[0] for prompt in prompts[:9]}) == 9
-
-
-def test_a_pack_without_neutral_contents_is_refused():
-    pack = Pack(name="p", kind="style", templates=("{content} {concept}",), contents=("house",))
-    with pytest.raises(ProbeError, match="that is not a target"):
-        pack.prompts(without=["house"])
 
 
 def test_only_targets_are_left_out_of_style_prompts():
@@ -103,25 +49,12 @@ def _wide_detectors() -> Detectors:
     return Detectors(object=wide, style=narrow.style)
 
 
-@pytest.mark.parametrize("text", ["name: x\nkind: object\ntemplates: []", "name: x\nkind: object\nwords: [a]", "a: ["])
-def test_a_malformed_pack_is_refused(tmp_path: Path, text: str):
-    path = tmp_path / "pack.yaml"
-    path.write_text(text)
-    with pytest.raises(ProbeError, match="expected a valid probe pack"):
-        load_pack(path)
-
-
-def test_an_unknown_pack_is_refused_with_the_known_ones():
-    with pytest.raises(ProbeError, match="direct, style"):
-        load_pack("dirct")
-
-
 def test_the_base_is_asked_a_part_of_what_the_candidate_is_asked_and_all_retained():
     plan = plan_of("tiger")
-    assert plan.expected("candidate") == {("tiger", "direct"): 64, ("cat", "direct"): 8}
+    assert plan.expected("candidate") == {("tiger", "direct"): 158, ("cat", "direct"): 8}
     assert plan.expected("base") == {("tiger", "direct"): 16, ("cat", "direct"): 8}
     assert set(plan.probes["base"]) <= set(plan.probes["candidate"])
-    assert len({probe.seed for probe in plan.probes["candidate"]}) == 72
+    assert len({probe.seed for probe in plan.probes["candidate"]}) == 166
 
 
 def test_a_concepts_probes_do_not_depend_on_what_else_is_judged():
@@ -131,11 +64,65 @@ def test_a_concepts_probes_do_not_depend_on_what_else_is_judged():
     ]
 
 
-def test_aliases_are_asked_for_in_a_pack_of_their_own():
-    policy = Policy(probes_per_alias=32)
+def test_every_target_is_asked_by_every_further_pack():
+    policy = Policy(further_packs={"alias": 32, "composition": 48})
     plan = plan_of(Subject("tiger", aliases=("tigre", "cub")), policy=policy)
-    assert plan.expected("candidate")["tiger", ALIAS_PACK] == 32
-    assert all("tigre" in p.prompt or "cub" in p.prompt for p in plan.probes["candidate"] if p.pack == ALIAS_PACK)
+    assert plan.expected("candidate") == {
+        ("tiger", "direct"): 158,
+        ("tiger", "alias"): 32,
+        ("tiger", "composition"): 48,
+        ("cat", "direct"): 8,
+    }
+    assert plan.expected("base")["tiger", "alias"] == plan.expected("base")["tiger", "composition"] == 16
+    asked = {pack: [p.prompt for p in plan.probes["candidate"] if p.pack == pack] for pack in policy.further_packs}
+    assert all("tigre" in prompt or "cub" in prompt for prompt in asked["alias"])
+    assert any("house" in prompt for prompt in asked["composition"])
+    assert {"alias", "composition"} < plan.packs.keys()
+
+
+def test_a_further_pack_leaves_the_other_probes_alone():
+    alone, beside = (plan_of("tiger", policy=Policy(further_packs=packs)) for packs in ({}, {"paraphrase": 32}))
+    both = plan_of("tiger", policy=Policy(further_packs={"composition": 64, "paraphrase": 32}))
+    assert set(alone.probes["candidate"]) < set(beside.probes["candidate"]) < set(both.probes["candidate"])
+
+
+def test_no_composition_names_another_target():
+    policy = Policy(further_packs={"composition": 64})
+    plan = plan_of("tiger", Subject("dog", aliases=("house",)), policy=policy)
+    asked = [p.prompt for p in plan.probes["candidate"] if p.pack == "composition"]
+    assert any("castle" in prompt for prompt in asked)
+    assert not any("house" in prompt for prompt in asked)
+
+
+def test_a_pack_that_has_no_name_for_a_target_asks_nothing_of_it():
+    plan = plan_of(
+        Subject("tiger", aliases=("cub",)), Subject("crab"), retained=(), policy=Policy(further_packs={"alias": 32})
+    )
+    assert plan.expected("candidate") == {("tiger", "direct"): 158, ("tiger", "alias"): 32, ("crab", "direct"): 158}
+
+
+def test_what_a_model_would_cut_off_is_not_asked():
+    policy = Policy(further_packs={"composition": 64})
+    short = plan_of("tiger", policy=policy, is_readable=lambda prompt: len(prompt) < 20)
+    asked = {p.prompt for p in short.probes["candidate"] if p.pack == "composition"}
+    assert asked
+    assert all(len(prompt) < 20 for prompt in asked)
+    none = plan_of("tiger", policy=policy, is_readable=lambda _: False)
+    assert none.expected("candidate") == {("tiger", "direct"): 158, ("cat", "direct"): 8}
+
+
+@pytest.mark.parametrize(
+    ("pack", "said"),
+    [
+        ("paraphrse", "found 'paraphrse', which is neither .* paraphrase"),
+        ("captions", "prompts that name a concept in pack 'captions'"),
+        ("unrelated", "prompts that name a concept in pack 'unrelated'"),
+        ("nowhere/mine.yaml", "expected a readable YAML file, found nowhere"),
+    ],
+)
+def test_a_further_pack_that_cannot_ask_is_refused(pack: str, said: str):
+    with pytest.raises(ProbeError, match=said):
+        plan_of("tiger", policy=Policy(further_packs={pack: 32}))
 
 
 def test_no_target_is_refused():

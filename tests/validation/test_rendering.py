@@ -8,7 +8,15 @@ from colour_world import Painter
 
 from validation.errors import RenderingError
 from validation.probes import Probe, build_probes
-from validation.rendering import PictureStore, Sampler, build_scheduler, render, safety_checker_state, weights_digest
+from validation.rendering import (
+    PictureStore,
+    Sampler,
+    build_scheduler,
+    excess_of,
+    render,
+    safety_checker_state,
+    weights_digest,
+)
 
 SAMPLER = Sampler(steps=2, guidance=2.0, scheduler="DDIMScheduler", pixels=16)
 WORLD_SAMPLER = Sampler(steps=1, guidance=1.0, scheduler="DDIMScheduler", pixels=8)
@@ -19,7 +27,7 @@ class InterruptedRunError(Exception):
 
 
 def probes_of(count: int) -> list[Probe]:
-    return build_probes("tiger", "target", templates=["a {concept}"], count=count, first_seed=0, pack="p")
+    return build_probes("tiger", "target", prompts=["a tiger"], count=count, first_seed=0, pack="p")
 
 
 def draw(painter: Any, probes: list[Probe], store: PictureStore, **changes: Any) -> list[str]:
@@ -180,6 +188,7 @@ def test_a_safety_checker_is_off_while_drawing_and_back_afterwards(painter: Pain
 
 
 def test_a_prompt_that_the_text_encoder_would_cut_is_refused(tiny_pipeline, store: PictureStore):
+    assert excess_of(tiny_pipeline, "a tiger") is None
     long = [Probe("tiger " * 80, 0, "tiger", "target", "p")]
     with pytest.raises(RenderingError, match="at most 77 tokens"):
         draw(tiny_pipeline, long, store, sampler=SAMPLER)

@@ -23,7 +23,7 @@ from validation.formats import (
     points_up,
 )
 from validation.judgement import GateResult, Judgement
-from validation.plan import ALIAS_PACK
+from validation.probe_packs import OWN_PACKS, is_further_pack
 from validation.report import plots
 from validation.report.effects import ROLE_TITLES
 from validation.report.pictures import Pair, PictureReader, Shown, first_pairs, still_drawn
@@ -40,7 +40,8 @@ class TargetRow:
 
     gate: GateResult
     kind: str
-    is_alias: bool
+    further_pack: str | None
+    """The probe pack, where it is not the one that asks for the concept by its name."""
     before: str
     after: str
     upper: str
@@ -135,11 +136,11 @@ def forgetting_gates(judgement: Judgement) -> list[GateResult]:
     """Returns the forgetting gates, worst first."""
     order = {"failed": 0, "inconclusive": 1, "passed": 2}
     gates = [gate for gate in judgement.gates if gate.gate == "forgetting"]
-    return sorted(gates, key=lambda g: (order[g.verdict], g.pack == ALIAS_PACK, -(g.upper or 0.0), g.concept or ""))
+    return sorted(gates, key=lambda g: (order[g.verdict], is_further_pack(g.pack), -(g.upper or 0.0), g.concept or ""))
 
 
 def forgotten_targets(judgement: Judgement) -> list[str]:
-    """Returns the targets whose every gated forgetting gate passed, under their own name and under any other."""
+    """Returns the targets whose every gated forgetting gate passed, in every pack."""
     gates = [gate for gate in forgetting_gates(judgement) if gate.is_gated]
     named = {gate.concept for gate in gates} - {gate.concept for gate in gates if gate.verdict != "passed"}
     return [target for target in judgement.protocol.targets if target in named]
@@ -157,7 +158,7 @@ def target_rows(judgement: Judgement) -> list[TargetRow]:
             TargetRow(
                 gate=gate,
                 kind="object" if about is None else str(about["kind"]),
-                is_alias=gate.pack == ALIAS_PACK,
+                further_pack=gate.pack if is_further_pack(gate.pack) else None,
                 before="–" if about is None else f"{about['hits_base']} of {about['pictures_base']}",
                 after=f"{gate.hits} of {gate.pictures}",
                 upper=percent_up(gate.upper),
@@ -180,7 +181,7 @@ def target_galleries(judgement: Judgement, read: PictureReader) -> list[Gallery]
     """Returns the pictures of every target, in the order of the table."""
     galleries = []
     for gate in forgetting_gates(judgement):
-        if gate.concept is not None and gate.pack != ALIAS_PACK:
+        if gate.concept is not None and not is_further_pack(gate.pack):
             galleries.append(_gallery(judgement, gate.concept, str(gate.pack), gate.verdict, read))
     return galleries
 
@@ -213,7 +214,7 @@ def general_controls(judgement: Judgement) -> list[GateResult]:
 
 def target_controls(judgement: Judgement) -> list[TargetControls]:
     """Returns every target's two controls, those that did not pass first, then in the protocol's order."""
-    found = {(gate.gate, gate.concept): gate for gate in judgement.gates if gate.pack != ALIAS_PACK}
+    found = {(gate.gate, gate.concept): gate for gate in judgement.gates if not is_further_pack(gate.pack)}
     rows = [
         TargetControls(name, found.get(("positive control", name)), found.get(("negative control", name)))
         for name in judgement.protocol.targets
@@ -230,7 +231,7 @@ def not_passed(judgement: Judgement) -> list[GateResult]:
 def prompts_of_first_target(judgement: Judgement) -> list[str]:
     """Returns the distinct prompts of one target, as an example of what was asked."""
     measures = judgement.measures
-    own = measures[(measures["concept"] == judgement.protocol.targets[0]) & (measures["pack"] != ALIAS_PACK)]
+    own = measures[(measures["concept"] == judgement.protocol.targets[0]) & measures["pack"].isin(OWN_PACKS)]
     return list(dict.fromkeys(own["prompt"].astype(str)))
 
 

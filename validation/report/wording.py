@@ -10,8 +10,8 @@ from typing import Any
 
 from validation.formats import count, exact_percent, exact_points, points, typeset
 from validation.judgement import GateResult, Judgement
-from validation.plan import ALIAS_PACK
 from validation.policy import Policy
+from validation.probe_packs import OWN_PACKS
 from validation.statistics import pictures_needed
 
 
@@ -96,20 +96,16 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
     """Returns what this judgement is silent about, as topic and explanation."""
     protocol, policy = judgement.protocol, judgement.protocol.policy
     sampler = protocol.sampler
-    has_aliases = bool((judgement.measures["pack"] == ALIAS_PACK).any())
-    items = []
-    if not has_aliases:
-        items.append(("Other names", "Targets were asked for by their own name only, not by synonyms or nicknames."))
-    items += [
-        (
-            "Other languages and spellings",
-            f"{'Apart from the other names given for targets, all' if has_aliases else 'All'} prompts are plain "
-            "English, in the templates listed under Protocol.",
-        ),
+    further = sorted(set(judgement.measures["pack"]) - set(OWN_PACKS))
+    asked = "Targets were asked for by their own name only, in plain English, in the templates listed under Protocol."
+    if further:
+        asked = f"Beside their own name, targets were asked for by {_listed(further)} only. "
+        asked += "What a pack has no prompt for, or only one that is longer than a model reads, was not asked."
+    items = [
+        ("Other names, words, spellings and languages", asked),
         (
             "Attacks",
-            "Nobody tried to force a target back: no adversarial prompts, no searched embeddings, no prompts that "
-            "describe a target without naming it.",
+            "Nobody tried to force a target back: no adversarial prompts, no searched embeddings.",
         ),
         ("Learning again", "Whether fine-tuning or an adapter brings a target back was not tried."),
         (
@@ -204,6 +200,10 @@ def _beyond(judgement: Judgement) -> str:
     if judgement.discrepancies:
         return ", beyond whether they show and fit what was asked for, and how far they moved as a whole"
     return ", beyond whether they show what was asked for"
+
+
+def _listed(packs: list[str]) -> str:
+    return f"the {'pack' if len(packs) == 1 else 'packs'} {', '.join(packs)}"
 
 
 def _be(number: int) -> str:
