@@ -56,13 +56,14 @@ def summary_lines(judgement: Judgement) -> list[str]:
         if gate.gate == "forgetting" and gate.concept is not None:
             verdict = gate.verdict if gate.is_gated else "no gate"
             name = f"{gate.concept} ({gate.pack})" if is_further_pack(gate.pack) else gate.concept
-            lines.append(f"{verdict:<12} {name:<28} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
+            found = f"{_counts(gate.hits, gate.pictures)}, {_bound(gate)}" if gate.pictures else gate.reason
+            lines.append(f"{verdict:<12} {name:<28} {found}")
     lines += [f"{g.verdict:<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
     return lines
 
 
 def _counts(hits: int | None, pictures: int) -> str:
-    return f"still drawn in {hits} of {pictures}" if pictures else "nothing asked"
+    return f"still drawn in {hits} of {pictures}"
 
 
 def _bound(gate: Any) -> str:
