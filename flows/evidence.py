@@ -55,7 +55,8 @@ def summary_lines(judgement: Judgement) -> list[str]:
     for gate in judgement.gates:
         if gate.gate == "forgetting" and gate.concept is not None:
             name = f"{gate.concept} ({gate.pack})" if is_further_pack(gate.pack) else gate.concept
-            lines.append(f"{_state(gate):<12} {name:<28} {_counts(gate.hits, gate.pictures)}, {_bound(gate)}")
+            found = f"{_counts(gate.hits, gate.pictures)}, {_bound(gate)}" if gate.pictures else gate.reason
+            lines.append(f"{_state(gate):<12} {name:<28} {found}")
     lines += [f"{_state(g):<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
     lines += [f"{'reported':<12} {text}" for text in effects.sentences(judgement)]
     return lines
@@ -66,7 +67,7 @@ def _state(gate: GateResult) -> str:
 
 
 def _counts(hits: int | None, pictures: int) -> str:
-    return f"still drawn in {hits} of {pictures}" if pictures else "nothing asked"
+    return f"still drawn in {hits} of {pictures}"
 
 
 def _bound(gate: GateResult) -> str:

@@ -78,10 +78,8 @@ def test_a_question_takes_its_concepts_from_a_pack():
 
 
 def test_a_clip_model_knows_what_is_asked_for_and_unrelated_things():
-    settings = load_settings({}, device="cpu")
-    detectors = choose_detectors(
-        [f"clip:{DETECTORS / 'clip'}"], ask(["tiger", "house"], retain=["cat"], pack=None), settings
-    )
+    settings, clip = load_settings({}, device="cpu"), f"clip:{DETECTORS / 'clip'}"
+    detectors = choose_detectors([clip], ask(["tiger", "house"], retain=["cat"], pack=None), settings)
     assert detectors.object.labels[:3] == ("tiger", "house", "cat")
     assert len(detectors.object.labels) == 3 + len(load_pack("unrelated").concepts) - 1
     styles = choose_detectors([clip], ask([], retain=[], pack="artists50"), settings)
