@@ -39,7 +39,7 @@ HISTOGRAM_BINS = 10
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(
-        7.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
+        10.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
     ),
     "balance": Dial(
         "targets",
