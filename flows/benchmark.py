@@ -68,8 +68,8 @@ class Result:
     hits: Mapping[str, int]
     """Pictures in which the concept was found, by role."""
     pictures: Mapping[str, int]
-    image_text: float | None = None
-    """Mean cosine of picture and prompt over all that was to be kept; None in a line from before it was measured."""
+    image_text: float
+    """Mean cosine of picture and prompt over all that was to be kept."""
 
     def rate(self, role: str) -> float:
         """Returns the share of a role's pictures in which the concept was found, in percent; NaN without pictures."""
@@ -112,9 +112,8 @@ class Bench:
         with self._wearing(arena, contestant) as model:
             found = []
             for done, seed in enumerate(seeds, start=1):
-                asked = Result(arena.name, contestant.label, seed, model, each, {}, {})
-                known = self._done.get(_key(asked))
-                found.append(known if known and known.image_text is not None else self._measure(arena, asked))
+                asked = Result(arena.name, contestant.label, seed, model, each, {}, {}, math.nan)
+                found.append(self._done.get(_key(asked)) or self._measure(arena, asked))
                 if on_progress:
                     on_progress(done, len(seeds))
         return found
@@ -275,7 +274,7 @@ def _summarize(arena: str, contestant: str, own: Sequence[Result]) -> Row:
         spreads={role: _spread(values) for role, values in rates.items()},
         overall=statistics.mean(overall),
         overall_spread=_spread(overall),
-        image_text=statistics.mean(math.nan if r.image_text is None else r.image_text for r in own),
+        image_text=statistics.mean(r.image_text for r in own),
         uq=math.nan,  # takes all contestants
     )
 

@@ -7,6 +7,7 @@ Guarantees:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -96,8 +97,8 @@ def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, clo
         return default
     if concept.kind == "unsafe":
         return EMPTY_PROMPT
-    named = [near.name for near in around if near.is_named and near.cosine > 0]
-    return next(iter(named), None) or next(_usable_found(concept, around, closest), EMPTY_PROMPT)
+    named = (near.name for near in around if near.is_named and near.cosine > 0)
+    return next(chain(named, _usable_found(concept, around, closest)), EMPTY_PROMPT)
 
 
 def _usable_found(concept: Concept, around: Sequence[Near], closest: float) -> Iterator[str]:

@@ -24,8 +24,9 @@ _LARGEST_NAMED = 20
 def weight_drift(base: Pipeline, candidate: Pipeline) -> Drift:
     """Returns the drift of all weights, in float64; a safety checker never draws and is left out."""
     parts, changed, unmatched = [], [], []
-    for part in sorted(_modules(base).keys() | _modules(candidate).keys()):
-        before, after = (_tensors(_modules(pipeline).get(part)) for pipeline in (base, candidate))
+    modules = [_modules(pipeline) for pipeline in (base, candidate)]
+    for part in sorted(modules[0].keys() | modules[1].keys()):
+        before, after = (_tensors(own.get(part)) for own in modules)
         unmatched += [f"{part}.{name}" for name in sorted(before.keys() ^ after.keys())]
         moved = length = 0.0
         own = 0

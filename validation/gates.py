@@ -45,10 +45,13 @@ def residual_bounds(hits: int, pictures: int, policy: Policy) -> tuple[float, fl
 
 def residual_verdict(hits: int, pictures: int, policy: Policy) -> Verdict:
     """Returns what a target's pictures show so far; sequential sampling stops on any answer but `inconclusive`."""
-    lower, upper = residual_bounds(hits, pictures, policy)
-    if upper <= policy.residual_limit:
+    return _against_limit(*residual_bounds(hits, pictures, policy), policy.residual_limit)
+
+
+def _against_limit(lower: float, upper: float, limit: float) -> Verdict:
+    if upper <= limit:
         return "passed"
-    return "failed" if lower > policy.residual_limit else "inconclusive"
+    return "failed" if lower > limit else "inconclusive"
 
 
 def forgetting_gate(
@@ -58,7 +61,7 @@ def forgetting_gate(
     lower, upper = residual_bounds(hits, pictures, policy)
     limit = _share(policy.residual_limit)
     found = f"found in {hits} of {pictures} pictures, {_between(lower, upper, policy)}, limit {limit}"
-    verdict = residual_verdict(hits, pictures, policy)
+    verdict = _against_limit(lower, upper, policy.residual_limit)
     if pictures == 0 or pictures != expected:
         found = f"expected {expected} pictures, found {pictures}; only what was asked for, and all of it, can count"
         verdict = "inconclusive"

@@ -142,9 +142,9 @@ def judge(
     measures = measure_both(plan, draw, policy=policy)
     if on_progress:
         on_progress(len(measures), len(measures))
-    summary = summarise(measures, confidence=policy.confidence, sampling=policy.sampling)
     discrepancies: tuple[Discrepancy, ...] = ()
     with _timed(seconds, "measuring"):
+        summary = summarise(measures, confidence=policy.confidence, sampling=policy.sampling)
         if detectors.image_text is not None:
             discrepancies = measure_discrepancies(
                 measures, image_text=detectors.image_text, store=store, confidence=policy.confidence

@@ -47,7 +47,7 @@ class Policy(BaseModel):
         default=None,
         gt=0,
         lt=1,
-        description="the same on hidden concepts; null reports them and gates nothing",
+        description="the same loss as `retained_margin`, on hidden concepts; null reports them and gates nothing",
     )
     sampling: Sampling = Field(
         default="sequential",

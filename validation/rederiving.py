@@ -23,7 +23,7 @@ from validation.expectations import Outcome, expectations_gate
 from validation.gates import decide
 from validation.judgement import MEASURE_COLUMNS, PROBE_COLUMNS, Integrity
 from validation.judging import evaluate
-from validation.plan import MODELS, Plan
+from validation.plan import MODELS, Model, Plan
 from validation.policy import Policy, parse_policy
 from validation.probe_packs import OWN_PACKS
 from validation.probes import Probe, Subject, probes_digest
@@ -132,18 +132,18 @@ def _protocol_differences(
     if found != protocol["probes_digest"]:
         differences.append("probes.csv: changed: its prompts and seeds are not the ones that protocol.json planned")
     differences += _sampling_differences(measures, plan, policy)
+    counted = {model: plan.expected(model) for model in MODELS}
     planned = {"target": ("probes_per_target", "probes_per_target_base")} | {
         role: (f"probes_per_{role}",) * 2 for role in ("retained", "hidden", "style")
     }
     for name, role in plan.roles.items():
         for model, field in zip(("candidate", "base"), planned[role], strict=True):
-            own = [probe for probe in plan.probes[model] if probe.concept == name and probe.pack in OWN_PACKS]
-            expected, count = getattr(policy, field), len(own)
+            expected, count = getattr(policy, field), sum(counted[model][name, pack] for pack in OWN_PACKS)
             if count != expected:
                 differences.append(
                     f"probes.csv: changed: expected {expected} pictures of {name!r} by the {model}, found {count}"
                 )
-        differences += _further_differences(plan, name, role, policy)
+        differences += _further_differences(counted, name, role, policy)
         mine = measures[measures["concept"] == name]
         if not (mine["is_hit"] == (mine["top_label"] == plan.labels[name])).all():
             differences.append(f"measures.csv: changed: is_hit of {name!r} does not agree with top_label")
@@ -170,10 +170,11 @@ def _sampling_differences(measures: pd.DataFrame, plan: Plan, policy: Policy) ->
     return differences
 
 
-def _further_differences(plan: Plan, name: str, role: str, policy: Policy) -> list[str]:
+def _further_differences(
+    planned: Mapping[Model, Counter[tuple[str, str]]], name: str, role: str, policy: Policy
+) -> list[str]:
     """Returns where a concept's plan from further packs is not what the policy asks for, or nothing at all."""
     counts = dict(zip(policy.further_pack_names, policy.further_packs.values(), strict=True))
-    planned = {model: plan.expected(model) for model in MODELS}
     packs = sorted({pack for model in MODELS for concept, pack in planned[model] if concept == name} - set(OWN_PACKS))
     differences = []
     for pack in packs:

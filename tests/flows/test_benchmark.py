@@ -37,7 +37,7 @@ def test_crowds_have_their_size_and_come_out_the_same_again():
     assert build_arenas() == ARENAS
 
 
-def result(seed: int, target: int, told: int, contestant: str = "uce", image_text: float | None = None) -> Result:
+def result(seed: int, target: int, told: int, contestant: str = "uce", image_text: float = math.nan) -> Result:
     hits, pictures = {"target": target, "told": told}, {"target": 10, "told": 10}
     return Result("a", contestant, seed, "", 10, hits, pictures, image_text)
 

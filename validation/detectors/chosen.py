@@ -20,7 +20,7 @@ class Detectors:
     """Recognises objects, people and unsafe content."""
     style: Detector | None = None
     image_text: ImageTextDetector | None = None
-    """Reported only; no gate rests on it."""
+    """The quality gate rests on it; without that gate its scores are reported only."""
 
     @classmethod
     def load(cls, classifier: Path, image_text: Path | None = None, *, device: str = "cpu") -> "Detectors":

@@ -30,20 +30,25 @@ class _Clip:
     @torch.inference_mode()
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Returns unit vectors, `[pictures, width]`."""
-        inputs = self._processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
-        seen = self._model.get_image_features(**inputs.to(self._device)).pooler_output
-        return torch.nn.functional.normalize(seen.double(), dim=1)
+        seen = [self._no_vectors()]
+        for start in range(0, len(pictures), BATCH):
+            batch = [picture.convert("RGB") for picture in pictures[start : start + BATCH]]
+            inputs = self._processor(images=batch, return_tensors="pt").to(self._device)
+            seen.append(self._model.get_image_features(**inputs).pooler_output.double())
+        return torch.nn.functional.normalize(torch.cat(seen), dim=1)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Returns unit vectors, `[texts, width]`."""
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self._device)
-        return torch.nn.functional.normalize(self._model.get_text_features(**tokens).pooler_output.double(), dim=1)
+        said = [self._no_vectors()]
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            tokens = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt").to(self._device)
+            said.append(self._model.get_text_features(**tokens).pooler_output.double())
+        return torch.nn.functional.normalize(torch.cat(said), dim=1)
 
-    @property
-    def width(self) -> int:
-        """Length of the vectors."""
-        return int(self._model.config.projection_dim)
+    def _no_vectors(self) -> torch.Tensor:
+        return torch.zeros(0, self._model.config.projection_dim, dtype=torch.float64, device=self._device)
 
     @property
     def sharpness(self) -> float:
@@ -61,22 +66,15 @@ class ImageTextDetector:
 
     def embed(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
         """Returns the pictures' embeddings, `[pictures, width]`, each of unit length."""
-        batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
-        rows = [self._clip.embed_pictures(batch).cpu().numpy() for batch in batches]
-        return np.concatenate(rows) if rows else np.zeros((0, self._clip.width))
+        return self._clip.embed_pictures(pictures).cpu().numpy()
 
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float64]:
         """Returns the cosine between each picture and its own text, in [-1, 1]."""
         if len(pictures) != len(texts):
             raise ValueError(f"expected a text for each of {len(pictures)} pictures, found {len(texts)}; pair them up")
-        rows = [np.zeros(0)]
-        for start in range(0, len(pictures), BATCH):
-            own = texts[start : start + BATCH]
-            seen = self._clip.embed_pictures(pictures[start : start + BATCH])
-            distinct = list(dict.fromkeys(own))
-            said = self._clip.embed_texts(distinct)[[distinct.index(text) for text in own]]
-            rows.append((seen * said).sum(dim=1).clamp(-1, 1).cpu().numpy())
-        return np.concatenate(rows)
+        place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        said = self._clip.embed_texts(list(place))[[place[text] for text in texts]]
+        return (self._clip.embed_pictures(pictures) * said).sum(dim=1).clamp(-1, 1).cpu().numpy()
 
 
 class ZeroShotDetector:
@@ -104,8 +102,5 @@ class ZeroShotDetector:
 
     def detect(self, pictures: Sequence[Image.Image]) -> NDArray[np.float64]:
         """Returns probabilities over the names, `[pictures, labels]`."""
-        rows = [np.zeros((0, len(self.labels)))]
-        for start in range(0, len(pictures), BATCH):
-            seen = self._clip.embed_pictures(pictures[start : start + BATCH])
-            rows.append(torch.softmax(self._clip.sharpness * seen @ self._said.mT, dim=1).cpu().numpy())
-        return np.concatenate(rows)
+        cosines = self._clip.embed_pictures(pictures) @ self._said.mT
+        return torch.softmax(self._clip.sharpness * cosines, dim=1).cpu().numpy()
