@@ -26,7 +26,12 @@ class EntryKind(StrEnum):
     """What happened. Kinds are added, never renamed: old ledgers stay readable."""
 
     REQUEST_ADDED = "request_added"
+    REQUEST_TRIAGED = "request_triaged"
+    REQUEST_VALIDATED = "request_validated"
+    REQUEST_REJECTED = "request_rejected"
     REQUEST_WITHDRAWN = "request_withdrawn"
+    REQUEST_COUNTER_NOTICED = "request_counter_noticed"
+    REQUEST_CLOSED = "request_closed"
     PERSONAL_DATA_ERASED = "personal_data_erased"
     CANDIDATE_BUILT = "candidate_built"
     JUDGED = "judged"
@@ -37,6 +42,9 @@ class EntryKind(StrEnum):
     REFUSED = "refused"
     REVERIFIED = "reverified"
     RELEASE_JUDGED = "release_judged"
+    INCIDENT_OPENED = "incident_opened"
+    INCIDENT_CLOSED = "incident_closed"
+    DEADLINE_REPORTED = "deadline_reported"
 
 
 class FaultKind(StrEnum):
