@@ -15,10 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from numpy.typing import NDArray
-from scipy.special import expit
 
 import scapre
 from flows.arenas import Arena
@@ -35,7 +32,6 @@ from validation.rendering import PictureStore, render
 BASE_METHOD = "none"
 FIRST_SEED = 5_000_000
 SEED_STRIDE = 10_000
-_SAME = 1e-12
 PACKS = {"object": "direct", "style": "style"}
 """Probe pack for each head of the detectors."""
 
@@ -210,74 +206,3 @@ def read_results(path: Path) -> list[Result]:
         except (ValueError, TypeError):  # cut short, or written by another version
             continue
     return found
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contestant in one arena, over the seeds: means, and the spread of Overall."""
-
-    arena: str
-    contestant: str
-    seeds: int
-    rates: Mapping[str, float]
-    """Share of pictures in which the concept was found, by role, in percent."""
-    spreads: Mapping[str, float]
-    """Standard deviation of the same over the seeds."""
-    overall: float
-    overall_spread: float
-    image_text: float
-    """Mean cosine of picture and prompt over what was to be kept."""
-    uq: float
-    """Unlearning quality as the paper scores it, in percent, among the contestants of this arena: another company,
-    another figure. Never to be quoted alone."""
-
-
-def summarize(results: Sequence[Result]) -> list[Row]:
-    """Returns a row per arena and contestant, in the order of the results."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.arena, result.contestant), []).append(result)
-    rows = [_summarize(arena, contestant, own) for (arena, contestant), own in groups.items()]
-    scored: list[Row] = []
-    for arena in dict.fromkeys(row.arena for row in rows):
-        own = [row for row in rows if row.arena == arena]
-        scores = unlearning_quality([row.rates["target"] for row in own], [row.image_text for row in own])
-        scored += [replace(row, uq=score) for row, score in zip(own, scores, strict=True)]
-    return scored
-
-
-def unlearning_quality(accuracy: Sequence[float], image_text: Sequence[float]) -> list[float]:
-    """Returns UQ of every column compared, the original model among them, in percent (paper, Section 4).
-
-    `UQ = 100 * 2 * A * C / (A + C)` with `A = sigmoid((mean(a) - a) / std(a))` of the targets' accuracy and
-    `C = sigmoid((c - mean(c)) / std(c))` of the image-text score; means and population deviations over the columns.
-    Where all columns agree, nobody is better: 0.5.
-    """
-    forgotten, kept = (expit(_standardize(values)) for values in ([-value for value in accuracy], image_text))
-    return [float(score) for score in 100 * 2 * forgotten * kept / (forgotten + kept)]
-
-
-def _standardize(values: Sequence[float]) -> NDArray[np.float64]:
-    centred = np.asarray(values, dtype=np.float64) - np.mean(values)
-    deviation = centred.std()
-    return np.zeros_like(centred) if deviation <= _SAME else centred / deviation  # what is not known stays so
-
-
-def _summarize(arena: str, contestant: str, own: Sequence[Result]) -> Row:
-    rates = {role: [r.rate(role) for r in own] for role in own[0].pictures}
-    overall = [r.overall for r in own]
-    return Row(
-        arena=arena,
-        contestant=contestant,
-        seeds=len(own),
-        rates={role: statistics.mean(values) for role, values in rates.items()},
-        spreads={role: _spread(values) for role, values in rates.items()},
-        overall=statistics.mean(overall),
-        overall_spread=_spread(overall),
-        image_text=statistics.mean(r.image_text for r in own),
-        uq=math.nan,  # takes all contestants
-    )
-
-
-def _spread(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -14,7 +14,7 @@ from rich.table import Table
 from flows.errors import BadRequestError
 
 if TYPE_CHECKING:
-    from flows.benchmark import Row
+    from flows.scores import Row
 
 # strengths are swept, so that no method is judged at a point that suits another
 SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
@@ -59,9 +59,10 @@ def benchmark(
     Pictures and results are kept, so that a later run adds to them.
     """
     from flows.arenas import build_arenas
-    from flows.benchmark import Bench, Contestant, Result, summarize
+    from flows.benchmark import Bench, Contestant, Result
     from flows.judgement import load_detectors, load_pipeline
     from flows.progress import console, progress_bar
+    from flows.scores import summarize
     from flows.services import open_services
 
     arenas = build_arenas()
@@ -104,7 +105,34 @@ def _show(rows: "list[Row]") -> None:
         overall = f"{row.overall:.1f} ± {row.overall_spread:.1f}"
         table.add_row(row.arena, row.contestant, *shown, overall, f"{row.image_text:.3f}", f"{row.uq:.1f}")
     Console(width=170).print(table)
+    _show_capacities(rows)
+    _show_choices(rows)
     Console(width=170).print("UQ ranks the methods of one arena against each other; it says nothing on its own.")
+
+
+def _show_capacities(rows: "list[Row]") -> None:
+    from flows.scores import RESIDUAL_ALLOWED, RETAINED_ASKED, capacities
+
+    if not any(row.arena.startswith("crowd") for row in rows):
+        return
+    title = f"most concepts at once: residual ≤ {RESIDUAL_ALLOWED:g} %, retained ≥ {RETAINED_ASKED:g} % of the base"
+    table = Table("method", "concepts", "with", "target ↓", "told ↑", "hidden ↑", title=title)
+    for found in capacities(rows):
+        figures = [f"{found.row.rates[role]:.1f}" for role in ("target", "told", "hidden")] if found.row else []
+        table.add_row(found.method, str(found.targets), found.row.contestant if found.row else "", *figures)
+    Console(width=170).print(table)
+
+
+def _show_choices(rows: "list[Row]") -> None:
+    from flows.scores import leave_one_fold_out
+
+    if choices := leave_one_fold_out(rows):
+        title = "strength chosen on the other folds of look-alikes, Overall on the fold left out"
+        table = Table("method", "fold", "chosen", "named ↑", "hidden ↑", title=title)
+        for choice in choices:
+            figures = f"{choice.told:.1f}", f"{choice.hidden:.1f}"
+            table.add_row(choice.method, str(choice.fold), choice.contestant, *figures)
+        Console(width=170).print(table)
 
 
 def _refuse_unknown(what: str, given: list[str] | None, known: Collection[str]) -> None:
