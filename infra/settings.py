@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         repr=False,
         description="SQLAlchemy URL of ledger, personal records and locks: sqlite:/// or postgresql+psycopg2://.",
     )
+    deadlines: Path | None = Field(
+        default=None,
+        description="Table of deadlines for takedown requests; the one that ships when unset.",
+    )
     promotion_lease_seconds: float = Field(
         default=300.0, gt=0, description="After this long without renewal, the promotion lock may be taken over."
     )
@@ -77,10 +81,10 @@ class Settings(BaseSettings):
         default="scapre-reference", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name in the registry."
     )
 
-    @field_validator("home", "base_model", "detectors")
+    @field_validator("home", "base_model", "detectors", "deadlines")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().resolve()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().resolve() if path else None
 
     @field_validator("object_store_uri")
     @classmethod

@@ -24,6 +24,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(None, None, "expected a plain key, found a list or mapping", key.start_mark)
             if key.value in seen:
                 raise ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
@@ -40,7 +42,7 @@ def read_document(path: Path, *, error: type[ValidationError]) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as fault:
         raise error(f"expected a readable YAML file, found {path}: {fault}; save it as UTF-8") from fault
-    except (OSError, yaml.YAMLError) as fault:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as fault:  # a 13th month is a ValueError
         said = " ".join(str(fault).split())
         raise error(f"expected a readable YAML file, found {path}: {said}; check the path and its content") from fault
 

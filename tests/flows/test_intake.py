@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import intake
+from flows import desk, intake
+from flows.case_states import Event
 from flows.errors import BadRequestError
 from flows.requests import load_request
 from flows.services import open_services
@@ -22,7 +23,11 @@ def test_the_same_request_twice_is_one_entry(services):
     first, second = intake.add_request(services, REQUEST), intake.add_request(services, REQUEST)
     assert first == (REQUEST.request_id, True)
     assert second == (REQUEST.request_id, False)
-    assert len(services.ledger.entries()) == 1
+    assert [entry.kind for entry in services.ledger.entries()] == [
+        "request_added",
+        "request_triaged",
+        "request_validated",
+    ]
     assert intake.find_request(services, REQUEST.request_id).request_id == REQUEST.request_id
 
 
@@ -36,15 +41,15 @@ def test_the_ledger_names_neither_requester_nor_concept(services):
 def test_a_withdrawn_request_is_not_in_force(services):
     request_id, _ = intake.add_request(services, REQUEST)
     assert list(intake.active_requests(services)) == [request_id]
-    assert intake.withdraw_request(services, request_id)
-    assert not intake.withdraw_request(services, request_id)
+    assert desk.decide(services, request_id, Event.WITHDRAW, by="dana")
+    assert not desk.decide(services, request_id, Event.WITHDRAW, by="dana")
     assert intake.active_requests(services) == {}
     assert services.ledger.verify() == []
 
 
 def test_an_unknown_request_cannot_be_withdrawn(services):
     with pytest.raises(BadRequestError, match="req-0"):
-        intake.withdraw_request(services, "req-0")
+        desk.decide(services, "req-0", Event.WITHDRAW, by="dana")
 
 
 def test_a_request_whose_text_was_erased_stops_the_plan_while_the_chain_verifies(services):

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 REQUEST = {
     "received": "2026-01-06",
-    "ground": "copyright",
+    "ground": "internal",
     "jurisdiction": "EU",
     "requester": {"name": "A", "role": "artist", "contact": "a@example.org"},
     "subjects": [{"concept": "rose", "kind": "object", "anchor": "tulip"}],
@@ -105,7 +105,14 @@ def test_a_request_becomes_a_promoted_model_with_everything_in_s3(finished, s3_s
     installation, (code, output, errors) = finished
     assert code == 0, output + errors
     assert "version 1 is champion" in output
-    assert installation.kinds() == ["request_added", "candidate_built", "judged", "promoted"]
+    assert installation.kinds() == [
+        "request_added",
+        "request_triaged",
+        "request_validated",
+        "candidate_built",
+        "judged",
+        "promoted",
+    ]
     assert installation.run("ledger", "verify")[0] == 0
     _, client = s3_server
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="models")["Contents"]]
