@@ -69,9 +69,15 @@ def base_digest(services: Services, name: str) -> str:
     return str(json.loads(services.store.get_bytes(key))["digest"])
 
 
-def fetch_base(services: Services, name: str) -> Base:
-    """Brings a base checkpoint to this machine; what is already here and whole is not fetched again."""
-    digest = base_digest(services, name)
+def fetch_base(services: Services, name: str, *, digest: str | None = None) -> Base:
+    """Brings a base checkpoint to this machine; what is already here and whole is not fetched again.
+
+    Args:
+        services: The adapters.
+        name: Which base.
+        digest: The base that something was made from; without it, the one on record now.
+    """
+    digest = digest or base_digest(services, name)
     folder = services.cache / "checkpoints" / digest
     services.store.get_directory(f"bases/{name}/files", folder, digest=digest)
     scapre.inspect_checkpoint(folder)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.commands import benchmark, demo, engine, export, judge, ledger, packs, requests, takedown
+from flows.commands import benchmark, compliance, demo, engine, export, judge, ledger, packs, requests, takedown
 from flows.exit_codes import ExitCode
 
 # typer carries its own copy of click; its base classes are reached by the one name that typer exports
@@ -37,6 +37,8 @@ app.command("settings")(engine.settings)
 app.add_typer(requests.app, name="request")
 app.add_typer(requests.base_app, name="base")
 app.add_typer(takedown.app, name="takedown")
+app.add_typer(compliance.app, name="compliance")
+app.add_typer(compliance.incident_app, name="incident")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(packs.app, name="packs")
 

@@ -1,7 +1,9 @@
 """Keeping what a verdict rests on: a bundle on this machine and its copy in the object store."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flows.candidate import Candidate
 from flows.judgement import Roles, describe_roles
@@ -31,22 +33,43 @@ def evidence_folder(services: Services, plan: Plan) -> Path:
 
 
 def keep_evidence(
-    services: Services, plan: Plan, candidate: Candidate, judgement: Judgement, *, roles: Roles, data_docs: Path
+    services: Services, plan: Plan, candidate: Candidate, judgement: Judgement, *, roles: Roles, data_docs: Path | None
 ) -> Kept:
     """Writes the bundle of a takedown's judgement and copies it to the object store."""
     request = {"request_ids": list(plan.request_ids), "plan": plan.key, "roles": describe_roles(roles)}
-    links = {"Data Docs": "data_docs/index.html"}
-    html = render_report(judgement, edit=candidate.edit_facts, request=request, links=links)
+    return keep_bundle(services, plan.key, judgement, request=request, edit=candidate.edit_facts, data_docs=data_docs)
+
+
+def keep_bundle(
+    services: Services,
+    key: str,
+    judgement: Judgement,
+    *,
+    request: Mapping[str, Any],
+    edit: Mapping[str, Any] | None = None,
+    data_docs: Path | None = None,
+) -> Kept:
+    """Writes a judgement's bundle and copies it to the object store.
+
+    Args:
+        services: The adapters.
+        key: What finds it again.
+        judgement: What was decided.
+        request: What was asked: `request_ids`, `plan`, `roles`.
+        edit: What the engine says of its work, when it made the candidate.
+        data_docs: The Great Expectations site.
+    """
+    links = {"Data Docs": "data_docs/index.html"} if data_docs else {}
+    extra = {"request.json": request} | ({"edit.json": edit} if edit else {})
     folder = write_evidence(
         judgement,
-        evidence_folder(services, plan),
-        report_html=html,
+        services.evidence / key[:16],
+        report_html=render_report(judgement, edit=edit, request=request, links=links),
         data_docs=data_docs,
-        extra={"edit.json": candidate.edit_facts, "request.json": request},
+        extra=extra,
     )
-    key = f"evidence/{plan.key}"
-    services.store.put_directory(key, folder)
-    return Kept(judgement, folder, evidence_digest(folder), services.store.locate(key))
+    services.store.put_directory(f"evidence/{key}", folder)
+    return Kept(judgement, folder, evidence_digest(folder), services.store.locate(f"evidence/{key}"))
 
 
 def summary_lines(judgement: Judgement) -> list[str]:

@@ -1,6 +1,7 @@
 """What one run would do, as a value, known before anything is changed; its key finds a finished run again."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ def make_plan(
             f"expected at least one active request for base {base!r}, found none; "
             "add one with `scapre request add FILE`"
         )
-    subjects = _union(chosen)
+    subjects = union(chosen)
     targets = {name.casefold() for subject in subjects for name in (subject.concept, *subject.aliases)}
     # A concept that one request takes down is no longer anybody's to retain.
     retain = {name for request in chosen.values() for name in request.retain if name.casefold() not in targets}
@@ -86,7 +87,12 @@ def make_plan(
     )
 
 
-def _union(requests: dict[str, TakedownRequest]) -> tuple[Subject, ...]:
+def union(requests: Mapping[str, TakedownRequest]) -> tuple[Subject, ...]:
+    """Returns every concept that requests name, once, sorted by name.
+
+    Raises:
+        BadRequestError: Two requests disagree on what a concept is or becomes.
+    """
     merged: dict[str, Subject] = {}
     for request_id, request in requests.items():
         for subject in request.subjects:

@@ -8,15 +8,10 @@ Guarantees:
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
+from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 import scapre
@@ -28,15 +23,13 @@ from flows.judgement import assign_roles, judge_checkpoint, load_detectors
 from flows.plan import Plan, make_plan
 from flows.progress import console, progress_bar
 from flows.services import Services, open_services
+from flows.steps import step
 from flows.tracking import register_candidate, track_judgement
 from infra.chain import Entry, EntryKind
-from infra.errors import TransientFailure
 from infra.registry import ModelVersion, Registry
 from validation import Judgement, load_policy, parse_policy
 from validation.plan import load_packs
 
-P = ParamSpec("P")
-R = TypeVar("R")
 DEFAULT_POLICY = Path(__file__).parent / "policy.yaml"
 
 
@@ -70,10 +63,6 @@ class TakedownOutcome:
     judgement: Judgement | None = field(default=None, repr=False)
 
 
-def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientFailure)
-
-
 def plan_run(services: Services, order: TakedownOrder) -> Plan:
     """Returns what a run would do now; changes nothing."""
     policy = load_policy(order.policy or DEFAULT_POLICY)
@@ -89,26 +78,14 @@ def plan_run(services: Services, order: TakedownOrder) -> Plan:
     )
 
 
-def _step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task that is retried on transient failures only; results stay in memory, large bytes in the object store."""
-    return task(
-        name=name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=2,
-        retry_delay_seconds=[1, 10],
-        retry_condition_fn=_is_transient,
-    )
-
-
-@_step("fetch base")
+@step("fetch base")
 def _fetch(services: Services, plan: Plan) -> candidates.Base:
     base = candidates.fetch_base(services, plan.base)
     candidates.preflight(plan, base)
     return base
 
 
-@_step("build candidate")
+@step("build candidate")
 def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.Candidate:
     candidate = candidates.build_candidate(services, plan, base)
     services.ledger.append(
@@ -125,7 +102,7 @@ def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.
     return candidate
 
 
-@_step("judge candidate")
+@step("judge candidate")
 def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: candidates.Candidate) -> Kept:
     detectors = load_detectors(services.settings.detectors, services.settings.resolve_device())
     found = candidate.edit_facts["diagnostics"].get("retain_found", ())
@@ -146,7 +123,7 @@ def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: can
     return keep_evidence(services, plan, candidate, judgement, roles=roles, data_docs=data_docs)
 
 
-@_step("track in MLflow")
+@step("track in MLflow")
 def _track(
     services: Services, registry: Registry, plan: Plan, candidate: candidates.Candidate, kept: Kept
 ) -> ModelVersion:
@@ -168,7 +145,7 @@ def _track(
     return register_candidate(registry, plan, candidate, kept.judgement.verdict, run_id)
 
 
-@_step("promote or refuse")
+@step("promote or refuse")
 def _finish(services: Services, registry: Registry, plan: Plan, version: ModelVersion, kept: Kept) -> None:
     verdict = kept.judgement.verdict
     if verdict == "passed":

@@ -5,7 +5,10 @@ Guarantees:
     2. One run for each judgement; a run that was killed is closed and told apart by its status.
 """
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 import numpy as np
@@ -23,37 +26,67 @@ _ENLARGE = 3
 
 
 def track_judgement(registry: Registry, plan: Plan, candidate: Candidate, judgement: Judgement, evidence: Path) -> str:
-    """Logs one judgement as one run; returns the run's identifier."""
-    tags = {
-        "scapre.key": plan.key,
-        "scapre.verdict": judgement.verdict,
-        "scapre.base_digest": plan.base_digest,
-        "scapre.candidate_digest": candidate.digest,
-        "scapre.requests": ",".join(plan.request_ids),
-        "mlflow.note.content": f"**{judgement.verdict}**: {_count_passed(judgement)} of {len(plan.subjects)} targets "
-        f"passed. The report is in the artifacts, `evidence/report.html`.",
-    }
-    with registry.start_run(EXPERIMENT, name=f"takedown {plan.key[:12]}", tags=tags) as run:
-        run.log_params(
-            {
-                "method": plan.method,
-                "base": plan.base,
-                "targets": len(plan.subjects),
-                "retained_named": len(plan.retain),
-                "requests": len(plan.request_ids),
-                "edit_digest": candidate.edit_digest,
-                **{f"dial.{name}": value for name, value in candidate.edit_facts["dials"].items()},
-                **{f"policy.{name}": value for name, value in plan.policy.items()},
-            }
-        )
+    """Logs the judgement of a takedown as one run; returns the run's identifier."""
+    return log_judgement(
+        registry,
+        judgement,
+        evidence,
+        name=f"takedown {plan.key[:12]}",
+        tags={
+            "scapre.kind": "takedown",
+            "scapre.key": plan.key,
+            "scapre.base_digest": plan.base_digest,
+            "scapre.candidate_digest": candidate.digest,
+            "scapre.requests": ",".join(plan.request_ids),
+        },
+        params={
+            "method": plan.method,
+            "base": plan.base,
+            "retained_named": len(plan.retain),
+            "requests": len(plan.request_ids),
+            "edit_digest": candidate.edit_digest,
+            **{f"dial.{name}": value for name, value in candidate.edit_facts["dials"].items()},
+        },
+    )
+
+
+def log_judgement(
+    registry: Registry,
+    judgement: Judgement,
+    evidence: Path,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, Any],
+) -> str:
+    """Logs one judgement as one run; returns the run's identifier.
+
+    Args:
+        registry: Where to.
+        judgement: What was decided.
+        evidence: Its bundle.
+        name: Name of the run: a purpose and a digest.
+        tags: Lineage: digests and opaque identifiers.
+        params: What was asked for, beside the policy.
+    """
+    targets = len(judgement.protocol.targets)
+    note = (
+        f"**{judgement.verdict}**: {_count_passed(judgement)} of {targets} targets passed. The report is in the "
+        "artifacts, `evidence/report.html`."
+    )
+    with registry.start_run(
+        EXPERIMENT, name=name, tags={**tags, "scapre.verdict": judgement.verdict, "mlflow.note.content": note}
+    ) as run:
+        policy = {f"policy.{key}": value for key, value in judgement.protocol.policy.items()}
+        run.log_params({**params, "targets": targets, **policy})
         run.log_metrics(headline(judgement))
         run.log_table(judgement.summary, "concepts.json")
         run.log_figure(interval_figure(judgement), "intervals.png")
-        if _may_name(plan):
-            sheet = evidence.parent / f".{evidence.name}.before_and_after.png"
-            before_and_after(judgement).save(sheet)
-            run.log_artifact(sheet.rename(sheet.with_name("before_and_after.png")))
-            sheet.with_name("before_and_after.png").unlink()
+        if may_show(judgement):
+            with tempfile.TemporaryDirectory() as folder:
+                sheet = Path(folder) / "before_and_after.png"
+                before_and_after(judgement).save(sheet)
+                run.log_artifact(sheet)
         run.log_artifact(evidence, "evidence")
         return run.run_id
 
@@ -146,6 +179,6 @@ def _picture(judgement: Judgement, address: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _may_name(plan: Plan) -> bool:
-    """Whether concepts of this run may be named and shown inside the run: not those of an unsafe kind."""
-    return all(subject.kind != "unsafe" for subject in plan.subjects)
+def may_show(judgement: Judgement) -> bool:
+    """Whether pictures of this judgement may be kept elsewhere: none of an unsafe kind."""
+    return not bool((judgement.measures.kind == "unsafe").any())

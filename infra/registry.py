@@ -137,6 +137,12 @@ class Registry:
             aliases=tuple(sorted(alias for alias, target in aliases.items() if target == str(found.version))),
         )
 
+    def tag_version(self, version: str | int, tags: Mapping[str, str]) -> None:
+        """Records digests and opaque identifiers with a version; an empty text says that there is none any more."""
+        with sorted_failures(f"version {version} of {self.model_name}"):
+            for name, value in tags.items():
+                self._client.set_model_version_tag(self.model_name, str(version), name, value)
+
     def versions(self) -> list[ModelVersion]:
         """Returns all versions, oldest first."""
         with sorted_failures(f"model {self.model_name}"):

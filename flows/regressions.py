@@ -1,0 +1,119 @@
+"""What got worse since a model was promoted: today's gates beside the gates it was promoted on.
+
+Guarantees:
+    1. A regression is shown, not suspected: a gate that fails today and did not then, or bounds that no longer overlap.
+    2. A rule that was not asked at promotion (a new pack, a new attack) regresses when the champion fails it.
+    3. What goes on record names no concept: a subject is `REQUEST#NUMBER`, its place in its request.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flows.requests import TakedownRequest
+from validation import GateResult
+from validation.formats import percent_down, percent_up, points_down, points_up
+
+Rule = tuple[str, str | None, str | None, str | None]
+"""Gate, role, concept and pack: what is compared with itself."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One rule that the champion kept at promotion and breaks today."""
+
+    gate: str
+    role: str | None
+    pack: str | None
+    subjects: tuple[str, ...]
+    """Opaque names of the concept, one for each request that names it; none for a rule about a whole role."""
+    found: str
+    """The bounds of today and of then, without the concept."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what the ledger keeps."""
+        return {
+            "gate": self.gate,
+            "role": self.role,
+            "pack": self.pack,
+            "subjects": list(self.subjects),
+            "found": self.found,
+        }
+
+    @property
+    def identity(self) -> str:
+        """What makes this the same regression when it is found again."""
+        return "/".join([self.gate, self.role or "", self.pack or "", *self.subjects])
+
+    def __str__(self) -> str:
+        what = ", ".join(self.subjects) or f"{self.role or 'all'} concepts"
+        return f"{self.gate}{f', pack {self.pack}' if self.pack else ''}: {what}: {self.found}"
+
+
+def subject_names(requests: Mapping[str, TakedownRequest]) -> dict[str, tuple[str, ...]]:
+    """Returns the opaque names of every concept, by its name in lower case."""
+    names: dict[str, tuple[str, ...]] = {}
+    for request_id, request in sorted(requests.items()):
+        for number, subject in enumerate(sorted(request.subjects, key=lambda each: each.concept), start=1):
+            key = subject.concept.casefold()
+            names[key] = (*names.get(key, ()), f"{request_id}#{number}")
+    return names
+
+
+def find_regressions(
+    now: Iterable[GateResult],
+    then: Sequence[Mapping[str, Any]],
+    *,
+    names: Mapping[str, tuple[str, ...]],
+    known: Iterable[str],
+) -> list[Regression]:
+    """Returns what got worse.
+
+    Args:
+        now: Today's gates.
+        then: The gates of the promotion's evidence, as `GateResult.describe` wrote them.
+        names: From `subject_names`.
+        known: Concepts that the champion was made to forget; others were never promised, so they cannot regress.
+    """
+    before = {(g["gate"], g["role"], g["concept"], g["pack"]): g for g in then if g["is_gated"]}
+    promised = {name.casefold() for name in known}
+    found = []
+    for gate in now:
+        if not gate.is_gated or gate.is_control or gate.gate in ("integrity", "expectations"):
+            continue
+        if gate.role == "target" and gate.concept and gate.concept.casefold() not in promised:
+            continue
+        earlier = before.get((gate.gate, gate.role, gate.concept, gate.pack))
+        if _is_worse(gate, earlier):
+            subjects = names.get(gate.concept.casefold(), ()) if gate.concept else ()
+            found.append(Regression(gate.gate, gate.role, gate.pack, subjects, _found(gate, earlier)))
+    return found
+
+
+def list_not_passed(gates: Iterable[GateResult], *, names: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Returns one line for each gate that counts and did not pass, without naming a concept."""
+    lines = []
+    for gate in gates:
+        if gate.is_gated and gate.verdict != "passed":
+            subjects = names.get(gate.concept.casefold(), ()) if gate.concept else ()
+            what = ", ".join(subjects) or f"{gate.role or 'all'} concepts"
+            lines.append(f"{gate.gate}{f', pack {gate.pack}' if gate.pack else ''}: {what}: {gate.verdict}")
+    return lines
+
+
+def _is_worse(now: GateResult, then: Mapping[str, Any] | None) -> bool:
+    if now.verdict == "failed" and (then is None or then["verdict"] != "failed"):
+        return True
+    if then is None or now.lower is None or now.upper is None or then["lower"] is None or then["upper"] is None:
+        return False
+    return now.lower > then["upper"] if now.role == "target" else now.upper < then["lower"]
+
+
+def _found(now: GateResult, then: Mapping[str, Any] | None) -> str:
+    if now.role == "target":
+        today = "" if now.lower is None else f"drawn in at least {percent_down(now.lower)}"
+        before = then and then["upper"] is not None and f"at promotion in at most {percent_up(then['upper'])}"
+    else:
+        today = "" if now.upper is None else f"changed by at most {points_up(now.upper)} points"
+        before = then and then["lower"] is not None and f"at promotion by at least {points_down(then['lower'])} points"
+    return f"{today or now.verdict}, {before or 'not asked at promotion'}"

@@ -1,0 +1,87 @@
+"""A champion of the reference world, made as the takedown flow makes it but without Prefect."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import scapre
+from flows import candidate as candidates
+from flows import intake, promotion
+from flows.evidence import Kept, keep_evidence
+from flows.integrity import check_integrity
+from flows.judgement import assign_roles, judge_checkpoint, load_detectors
+from flows.plan import Plan, make_plan
+from flows.requests import TakedownRequest
+from flows.services import Services, open_services
+from flows.tracking import register_candidate
+from infra.chain import EntryKind
+from infra.settings import load_settings
+from validation import parse_policy
+
+REFERENCE = Path(__file__).parents[2] / "infra" / "reference" / "model"
+REQUEST: dict[str, Any] = {
+    "received": "2026-01-06",
+    "ground": "copyright",
+    "jurisdiction": "EU",
+    "requester": {"name": "A", "role": "artist", "contact": "a@example.org"},
+    "subjects": [{"concept": "rose", "kind": "object", "anchor": "tulip"}],
+    "retain": ["tulip", "sunflower"],
+}
+POLICY: dict[str, Any] = {
+    "probes_per_target": 32,
+    "probes_per_target_base": 4,
+    "probes_per_retained": 2,
+    "probes_per_hidden": 0,
+    "probes_per_style": 1,
+    "retained_concept_margin": None,
+    "retained_margin": 0.9,
+}
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A home with a champion."""
+
+    services: Services
+    plan: Plan
+    kept: Kept
+    request_id: str
+
+
+def promote(home: Path, **dials: float) -> Promoted:
+    """Makes, judges and promotes a model that forgot the request's concept, more or less, as `dials` say."""
+    services = open_services(load_settings({}, home=home))
+    candidates.register_base(services, "reference", REFERENCE)
+    request_id, _ = intake.add_request(services, TakedownRequest.model_validate(REQUEST))
+    plan = make_plan(
+        intake.active_requests(services),
+        base="reference",
+        base_digest=candidates.base_digest(services, "reference"),
+        method="scapre",
+        dials={"vocabulary": 0, **dials},
+        withheld=(),
+        policy=POLICY,
+        packs={},
+    )
+    base = candidates.fetch_base(services, "reference")
+    candidate = candidates.build_candidate(services, plan, base)
+    record = {"key": plan.key, "base_digest": plan.base_digest, "digest": candidate.digest}
+    services.ledger.append(EntryKind.CANDIDATE_BUILT, record, idempotency_key=f"built/{plan.key}")
+    detectors = load_detectors(services.settings.detectors, "cpu")
+    roles = assign_roles(plan, detectors, ())
+    judgement = judge_checkpoint(
+        services,
+        base=(base.folder, base.digest),
+        candidate=(candidate.folder, candidate.digest),
+        roles=roles,
+        detectors=detectors,
+        policy=parse_policy(POLICY | {"residual_limit": 0.98 if dials else 0.1}, source="the test"),
+        integrity=check_integrity(base.folder, candidate.folder, scapre.Edit.load(candidate.edit_path)),
+        data_docs=None,
+        on_progress=None,
+    )
+    kept = keep_evidence(services, plan, candidate, judgement, roles=roles, data_docs=None)
+    registry = services.open_registry()
+    version = register_candidate(registry, plan, candidate, judgement.verdict, "")
+    promotion.promote(services, registry, plan, version=version, verdict=judgement.verdict, evidence=kept.digest)
+    return Promoted(services, plan, kept, request_id)
