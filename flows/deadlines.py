@@ -106,6 +106,7 @@ class DeadlineTable(_Rule):
 
     format: Literal[1]
     near_fraction: float = Field(gt=0, lt=1, description="a deadline is near when no more of its time is left")
+    keep_refused: Duration = Field(description="how long a dropped file that was refused stays")
     regimes: dict[str, Regime] = Field(min_length=1)
 
     def find(self, name: str) -> Regime:

@@ -76,7 +76,7 @@ def read_request(services: Services, case: Case) -> TakedownRequest:
         if not services.personal.matches(record, commitment):
             raise BadRequestError(
                 f"expected the text of request {case.request_id} beside the ledger, found it erased or altered; "
-                "withdraw the request, or restore the database"
+                "finish with `scapre request erase --due`, withdraw the request, or restore the database"
             )
         document |= services.personal.find(record) or {}
     if not document:

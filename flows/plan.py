@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import rfc8785
 
 from flows.errors import BadRequestError
 from flows.requests import Subject, TakedownRequest
+from scapre.methods import find_method
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,12 @@ class Plan:
     """Names that the engine must not use, so that concepts nobody told it about can be measured."""
     method: str
     dials: dict[str, float | int | str]
+    """Every dial of the method with its value, defaults included."""
     policy: dict[str, Any]
     packs: dict[str, str]
     """Digest of every probe pack that the policy asks by, by name."""
+    engine: str = field(default_factory=lambda: version("scapre"))
+    """Version of the package that solves and judges."""
 
     @property
     def key(self) -> str:
@@ -43,6 +48,7 @@ class Plan:
             "dials": dict(self.dials),
             "policy": self.policy,
             "packs": self.packs,
+            "engine": self.engine,
         }
         return hashlib.sha256(rfc8785.dumps(record)).hexdigest()
 
@@ -62,6 +68,7 @@ def make_plan(
 
     Raises:
         BadRequestError: No request is active, or one request retains what another takes down.
+        DialError: Unknown method or dial, or a value out of range.
     """
     chosen = {request_id: request for request_id, request in sorted(requests.items()) if request.base == base}
     if not chosen:
@@ -81,7 +88,7 @@ def make_plan(
         retain=tuple(sorted(retain)),
         withheld=tuple(sorted(withheld)),
         method=method,
-        dials=dict(sorted(dials.items())),
+        dials=find_method(method).resolve(dials),
         policy=policy,
         packs=packs,
     )

@@ -21,7 +21,7 @@ import rfc8785
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from flows.errors import BadRequestError
-from validation.documents import read_document
+from validation.documents import read_content
 from validation.errors import PolicyError
 
 Kind = Literal["object", "style", "identity", "unsafe"]
@@ -34,6 +34,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 FORMAT = 2
+LARGEST_BYTES = 1 << 20
 _JURISDICTION = re.compile(r"[A-Z]{2,3}(-[A-Z0-9]{1,3})?")
 PERSONAL_FIELDS = frozenset({"requester", "identity_check", "signature", "evidence", "reference"})
 """What is erased once a case is over, even while the concepts stay forgotten."""
@@ -196,11 +197,32 @@ def load_request(path: Path) -> TakedownRequest:
         BadRequestError: The file cannot be read, or does not hold a valid request; every fault is named with its place.
     """
     try:
-        document = _load_json(path) if path.suffix == ".json" else read_document(path, error=PolicyError)
-    except (PolicyError, OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadRequestError(
+            f"expected a readable YAML or JSON file, found {path}: {error}; check the path and its permissions"
+        ) from error
+    return read_request_file(content, name=str(path))
+
+
+def read_request_file(content: bytes, *, name: str) -> TakedownRequest:
+    """Returns the takedown request in a file's content; `name` says where from, and by its end whether it is JSON.
+
+    Raises:
+        BadRequestError: See `load_request`.
+    """
+    if len(content) > LARGEST_BYTES:
+        raise BadRequestError(
+            f"expected a request of at most {LARGEST_BYTES} bytes, found {len(content)} in {name}; "
+            "evidence is given by digest and locator, not as files"
+        )
+    try:
+        is_json = name.endswith(".json")
+        document = _load_json(content) if is_json else read_content(content, source=name, error=PolicyError)
+    except (PolicyError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
-        raise BadRequestError(f"expected a request in YAML or JSON, found {path}: {said}; correct the file") from error
-    return parse_request(document, source=str(path))
+        raise BadRequestError(f"expected a request in YAML or JSON, found {name}: {said}; correct the file") from error
+    return parse_request(document, source=name)
 
 
 def parse_request(document: Any, *, source: str) -> TakedownRequest:
@@ -228,7 +250,7 @@ def parse_request(document: Any, *, source: str) -> TakedownRequest:
         ) from error
 
 
-def _load_json(path: Path) -> Any:
+def _load_json(content: bytes) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         repeated = sorted({name for name in names if names.count(name) > 1})
@@ -236,4 +258,4 @@ def _load_json(path: Path) -> Any:
             raise ValueError(f"key {repeated[0]!r} stands twice")
         return dict(pairs)
 
-    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    return json.loads(content.decode("utf-8"), object_pairs_hook=once)

@@ -29,7 +29,7 @@ from infra.errors import (
     PermanentFailure,
     TransientFailure,
 )
-from infra.storage import ObjectStore, require_key
+from infra.storage import ObjectStore, require_discardable, require_key
 
 Result = TypeVar("Result")
 
@@ -196,6 +196,11 @@ class S3Store(ObjectStore):
             return sorted(item["Key"][len(start) :] for page in pages for item in page.get("Contents", []))
 
         return self._call(self.uri, read)
+
+    def discard(self, key: str) -> None:
+        """See `ObjectStore.discard`."""
+        name = self._name(require_discardable(key))
+        self._call(self.locate(key), lambda: self._client.delete_object(Bucket=self.bucket, Key=name))
 
     def _require(self, key: str, found: str, *expected: str | None) -> None:
         for digest in expected:

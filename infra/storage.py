@@ -5,7 +5,7 @@
   of one base share every file that the edit did not touch.
 * Everything that is fetched is checked before it appears: written beside its destination, verified, renamed.
 * What is already there and identical is neither sent nor fetched again, so a killed transfer resumes.
-* No method deletes.
+* Nothing is deleted but what people dropped for us to read: `discard` refuses any key outside `DISCARDABLE`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 
+DISCARDABLE = ("inbox/", "inbox-taken/", "inbox-refused/")
+"""Where files dropped by people lie, and the copies made of them; they hold personal data and must not stay."""
+
+
 class ObjectStore(Protocol):
-    """Seven primitives that a backend implements, and directories built on them."""
+    """Eight primitives that a backend implements, and directories built on them."""
 
     @property
     def uri(self) -> str:
@@ -58,6 +62,14 @@ class ObjectStore(Protocol):
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """Returns all keys that start with `prefix`, sorted."""
+        ...
+
+    def discard(self, key: str) -> None:
+        """Deletes an object below `DISCARDABLE`; one that is not there is no fault.
+
+        Raises:
+            PermanentFailure: a key of anything else.
+        """
         ...
 
     def exists(self, key: str) -> bool:
@@ -170,6 +182,10 @@ class LocalStore(ObjectStore):
         )
         return sorted(key for key in keys if key.startswith(prefix))
 
+    def discard(self, key: str) -> None:
+        """See `ObjectStore.discard`."""
+        self._path(require_discardable(key)).unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         return self.root / require_key(key)
 
@@ -212,6 +228,15 @@ def require_key(key: str) -> str:
             f"expected a key like runs/17/edit.safetensors, found {key!r}; no leading slash, '..' or hidden parts"
         )
     return key
+
+
+def require_discardable(key: str) -> str:
+    """Returns `key`, or refuses one that nobody may delete."""
+    if not key.startswith(DISCARDABLE):
+        raise PermanentFailure(
+            f"expected a key below {', '.join(DISCARDABLE)}, found {key!r}; nothing else in the store is ever deleted"
+        )
+    return require_key(key)
 
 
 def _blob_key(entry: ManifestEntry) -> str:

@@ -39,12 +39,25 @@ def read_document(path: Path, *, error: type[ValidationError]) -> Any:
         ValidationError: As `error`: the file cannot be read, or is not YAML in UTF-8.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        content = path.read_bytes()
+    except OSError as fault:
+        raise error(f"expected a readable YAML file, found {path}: {fault}; check the path and its content") from fault
+    return read_content(content, source=str(path), error=error)
+
+
+def read_content(content: bytes, *, source: str, error: type[ValidationError]) -> Any:
+    """Returns what YAML holds that is in memory already; `source` is where it comes from, for messages.
+
+    Raises:
+        ValidationError: As `error`: it is not YAML in UTF-8.
+    """
+    try:
+        return yaml.load(content.decode("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as fault:
-        raise error(f"expected a readable YAML file, found {path}: {fault}; save it as UTF-8") from fault
-    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as fault:  # a 13th month is a ValueError
+        raise error(f"expected a readable YAML file, found {source}: {fault}; save it as UTF-8") from fault
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as fault:  # a 13th month is a ValueError
         said = " ".join(str(fault).split())
-        raise error(f"expected a readable YAML file, found {path}: {said}; check the path and its content") from fault
+        raise error(f"expected a readable YAML file, found {source}: {said}; check the path and its content") from fault
 
 
 def parse_document(

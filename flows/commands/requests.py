@@ -139,9 +139,55 @@ def extend(request_id: RequestId, by: By, reason: Reason) -> None:
 
 
 @app.command()
-def template() -> None:
+def inbox() -> None:
+    """Record every request dropped as a file under `inbox/` in the object store.
+
+    What was recorded is moved to `inbox-taken/`; what is no request to `inbox-refused/`, with the reason beside it.
+    """
+    from flows.inbox import take_in
+
+    deliveries = take_in(open_services())
+    for one in deliveries:
+        said = f"refused: {one.reason}" if one.request_id is None else one.request_id
+        typer.echo(f"{one.key}: {said}{'' if one.is_new or one.request_id is None else ', was there already'}")
+    if not deliveries:
+        typer.echo("the inbox is empty")
+
+
+@app.command()
+def erase(
+    due: Annotated[bool, typer.Option("--due", help="Erase what the table of deadlines says is due.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be erased; change nothing.")] = False,
+) -> None:
+    """Erase the personal data of cases that ended long enough ago; the ledger still verifies.
+
+    What a request in force still needs, the concepts, stays; of a rejected, withdrawn or reinstated one nothing does.
+    """
+    from flows.erasure import due_cases, erase_due
+
+    services = open_services()
+    if dry_run or not due:
+        waiting = due_cases(services, now=datetime.now(UTC))
+        typer.echo("\n".join(case.request_id for case in waiting) or "nothing is due")
+        typer.echo("nothing was erased; give --due to erase what is listed")
+        return
+    erased = erase_due(services)
+    typer.echo("\n".join(f"{request_id} erased" for request_id in erased) or "nothing is due")
+
+
+@app.command()
+def template(
+    regime: Annotated[str | None, typer.Option(help="An example for a row of the table of deadlines.")] = None,
+) -> None:
     """Print a complete example of a request file."""
-    typer.echo(_EXAMPLE.read_text(encoding="utf-8"), nl=False)
+    if regime is None:
+        typer.echo(_EXAMPLE.read_text(encoding="utf-8"), nl=False)
+        return
+    from flows.deadlines import load_deadlines
+    from flows.templates import template as template_of
+    from infra.settings import load_settings
+
+    typer.echo(template_of(load_deadlines(load_settings().deadlines), regime), nl=False)
 
 
 @base_app.command("add")

@@ -47,7 +47,7 @@ def run(
         typer.echo(f"requests    {', '.join(plan.request_ids)}")
         typer.echo(f"forget      {', '.join(subject.concept for subject in plan.subjects)}")
         typer.echo(f"retain      {', '.join(plan.retain) or 'nothing named; the engine looks for neighbours'}")
-        typer.echo(f"method      {plan.method} {plan.dials or '(default dials)'}")
+        typer.echo(f"method      {plan.method}, {', '.join(f'{name} {value}' for name, value in plan.dials.items())}")
         typer.echo(f"run key     {plan.key}")
         typer.echo("dry run: nothing was changed")
         return ExitCode.OK

@@ -1,3 +1,4 @@
+import dataclasses
 from datetime import date
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from flows.errors import BadRequestError
 from flows.plan import make_plan
 from flows.requests import Requester, Subject, TakedownRequest
+from scapre.methods import find_method
 
 
 def request(*concepts: str, retain: tuple[str, ...] = (), base: str = "reference", kind: str = "object"):
@@ -53,7 +55,7 @@ def test_the_key_does_not_depend_on_the_order_of_requests():
     [
         {"base_digest": "1" * 64},
         {"method": "uce"},
-        {"dials": {"ridge": 0.1}},
+        {"dials": {"ridge": 0.5}},
         {"withheld": ("star",)},
         {"policy": {"residual_limit": 0.2}},
         {"packs": {"direct": "0" * 64}},
@@ -61,6 +63,16 @@ def test_the_key_does_not_depend_on_the_order_of_requests():
 )
 def test_the_key_depends_on_all_that_decides_the_outcome(change):
     assert plan(request("tiger")).key != plan(request("tiger"), **change).key
+
+
+def test_the_key_holds_defaults_and_the_engines_version():
+    made = plan(request("tiger"))
+    assert made.dials == find_method("scapre").resolve({})
+    spelled_out = plan(request("tiger"), dials={"erasure_strength": made.dials["erasure_strength"]})
+    assert spelled_out.key == made.key
+    another_default = dataclasses.replace(made, dials={**made.dials, "erasure_strength": 7.0})
+    assert another_default.key != made.key
+    assert dataclasses.replace(made, engine="0.0.0").key != made.key
 
 
 def test_requests_that_contradict_each_other_are_refused():
