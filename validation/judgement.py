@@ -46,6 +46,25 @@ MEASURE_COLUMNS = (
 )
 """Columns of `Judgement.measures`, one row per picture; `measures.py` says what each holds."""
 
+ATTACK_COLUMNS = (
+    "attack",
+    "against",
+    "concept",
+    "words",
+    "vectors",
+    "steps",
+    "prompt",
+    "seed",
+    "picture",
+    "address",
+    "top_label",
+    "top_score",
+    "concept_score",
+    "is_hit",
+    "is_blank",
+)
+"""Columns of `Judgement.attacks`, one row per picture; `validation.attacks.trial` says what each holds."""
+
 SUMMARY_COLUMNS = (
     "role",
     "kind",

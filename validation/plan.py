@@ -126,7 +126,7 @@ def make_plan(
 def _add_probes(
     plan: Plan, role: Role, subject: Subject, pack: str, prompts: Sequence[str], *, count: int, policy: Policy
 ) -> None:
-    first_seed = _first_seed(subject.name, pack, policy)
+    first_seed = first_seed_of(subject.name, pack, policy)
     probes = build_probes(subject.name, role, prompts=prompts, count=count, first_seed=first_seed, pack=pack)
     plan.probes["candidate"] += probes
     plan.probes["base"] += probes[: policy.probes_per_target_base] if role == "target" else probes
@@ -160,7 +160,8 @@ def _refuse_two_roles(named: Sequence[tuple[Role, Subject]]) -> None:
         seen |= dict.fromkeys(names, role)
 
 
-def _first_seed(name: str, pack: str, policy: Policy) -> int:
+def first_seed_of(name: str, pack: str, policy: Policy) -> int:
+    """Returns the seed that a concept's probes count up from, in one pack."""
     asked = f"{name}\n{pack}" if is_further_pack(pack) else name
     digest = hashlib.sha256(asked.encode("utf-8")).digest()
     return policy.first_seed + int.from_bytes(digest[:8], "big") % _SEEDS
