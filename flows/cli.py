@@ -12,7 +12,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.commands import benchmark, compliance, demo, engine, export, judge, ledger, packs, requests, takedown
+from flows.commands import (
+    benchmark,
+    compliance,
+    demo,
+    engine,
+    evidence,
+    export,
+    judge,
+    ledger,
+    packs,
+    requests,
+    takedown,
+)
 from flows.exit_codes import ExitCode
 
 # typer carries its own copy of click; its base classes are reached by the one name that typer exports
@@ -41,6 +53,7 @@ app.add_typer(compliance.app, name="compliance")
 app.add_typer(compliance.incident_app, name="incident")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(packs.app, name="packs")
+app.add_typer(evidence.app, name="evidence")
 
 
 @app.callback()

@@ -12,18 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
-
+from flows.checkpoints import Checkpoint, FolderCheckpoint
+from flows.pipelines import Pipeline, check_alike, load_pipeline, show_no_loading_bars
 from flows.plan import Plan
 from flows.progress import OnProgress
 from flows.services import Services
 from validation import Detectors, Integrity, Judgement, PictureStore, Policy, Sampler, Subject, judge
-
-UNKNOWN_MAKER = Integrity(
-    True, "the checkpoint is judged as it is: what was changed in it, and by whom, was not part of the question"
-)
 
 
 @dataclass(frozen=True)
@@ -68,75 +62,72 @@ def roles_of(targets: Sequence[Subject], *, retained: Iterable[str], detectors: 
     )
 
 
-def _show_no_loading_bars() -> None:
-    """Loading takes a moment; the bar that matters is the one of rendering."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-
-
 def load_detectors(folder: Path, device: str) -> Detectors:
     """Reads the classifier and the image-text model that judge."""
-    _show_no_loading_bars()
+    show_no_loading_bars()
     return Detectors.load(folder / "classifier", folder / "clip", device=device)
 
 
-def load_pipeline(folder: Path, device: str) -> StableDiffusionPipeline:
-    """Reads a checkpoint folder for drawing; never from a hub, never a pickle."""
-    _show_no_loading_bars()
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, safety_checker=None, requires_safety_checker=False
-    )
-    return pipeline.to(device)
-
-
-def default_sampler(pipeline: StableDiffusionPipeline) -> Sampler:
+def default_sampler(pipeline: Pipeline) -> Sampler:
     """Returns how pictures are drawn unless a caller says otherwise: few steps, at the model's own size."""
-    pixels = int(pipeline.unet.config["sample_size"]) * int(pipeline.vae_scale_factor)
-    return Sampler(steps=12, guidance=4.0, scheduler="DPMSolverMultistepScheduler", pixels=pixels)
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    side = getattr(pipeline, "default_sample_size", None) or denoiser.config["sample_size"]
+    is_flow = "FlowMatch" in type(pipeline.scheduler).__name__
+    scheduler = "FlowMatchEulerDiscreteScheduler" if is_flow else "DPMSolverMultistepScheduler"
+    return Sampler(steps=12, guidance=4.0, scheduler=scheduler, pixels=int(side) * int(pipeline.vae_scale_factor))
 
 
 def judge_checkpoint(
     services: Services,
     *,
-    base: tuple[Path, str],
-    candidate: tuple[Path, str],
+    base: Checkpoint | tuple[Path, str],
+    candidate: Checkpoint | tuple[Path, str],
     roles: Roles,
     detectors: Detectors,
     policy: Policy,
-    integrity: Integrity | None,
-    data_docs: Path | None,
-    on_progress: OnProgress | None,
+    integrity: Integrity | None = None,
+    data_docs: Path | None = None,
+    on_progress: OnProgress | None = None,
+    pictures: Path | None = None,
 ) -> Judgement:
-    """Judges one checkpoint against its base; both are given as folder and digest.
+    """Judges one checkpoint against its base; a pair of folder and digest is a checkpoint too.
 
     Args:
         services: The adapters.
-        base: Folder and digest of the model before.
-        candidate: Folder and digest of the model after.
+        base: The model before.
+        candidate: The model after, of any kind.
         roles: What must be gone, and what must stay.
         detectors: What sees the concepts.
         policy: Limits, margins and numbers of pictures.
-        integrity: What is known of the candidate's bytes; None for a checkpoint of unknown making.
+        integrity: What is known of the candidate's bytes; None takes what the checkpoint attests of itself.
         data_docs: Folder for the Great Expectations site.
         on_progress: Called with pictures done and in all.
+        pictures: Where pictures are kept, instead of this installation's own place.
+
+    Raises:
+        scapre.CheckpointError: A checkpoint is damaged, does not fit its base, or is not what its digest says; nothing
+            was drawn.
     """
     device = services.settings.resolve_device()
-    before, after = (load_pipeline(folder, device) for folder, _ in (base, candidate))
+    checkpoints = [given if isinstance(given, Checkpoint) else FolderCheckpoint(*given) for given in (base, candidate)]
+    folders = [checkpoint.materialise(services.cache / "put_together") for checkpoint in checkpoints]
+    check_alike(*folders)
+    before, after = (load_pipeline(folder, device) for folder in folders)
     return judge(
         before,
         after,
-        base_digest=base[1],
-        candidate_digest=candidate[1],
+        base_digest=checkpoints[0].digest,
+        candidate_digest=checkpoints[1].digest,
         targets=roles.targets,
         retained=roles.retained,
         hidden=roles.hidden,
         policy=policy,
         sampler=default_sampler(before),
         detectors=detectors,
-        store=PictureStore(services.pictures),
+        store=PictureStore(pictures or services.pictures),
         device=device,
         batch_size=services.settings.render_batch,
-        integrity=integrity,
+        integrity=integrity or checkpoints[1].attest(folders[1]),
         data_docs=data_docs,
         on_progress=on_progress,
     )

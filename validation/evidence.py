@@ -4,7 +4,8 @@ Guarantees:
     1. A bundle is written beside its place and then renamed: it is whole or it is not there.
     2. Evidence is never overwritten. Writing the same judgement again keeps the bundle that is there, with its digest.
     3. The manifest lists every other file with size and SHA-256; the manifest's own SHA-256 is the evidence's digest.
-    4. Verification recomputes every digest and derives the verdict again from the measures and the policy, with the
+    4. A bundle of another format is named as such; its digests are compared, its verdict is not read as ours.
+    5. Verification recomputes every digest and derives the verdict again from the measures and the policy, with the
        gates that the judge uses. It names each difference, and changes nothing.
 """
 
@@ -23,7 +24,8 @@ import rfc8785
 from validation.errors import ValidationError
 from validation.judgement import Judgement
 
-FORMAT = "scapre-evidence/1"
+FORMAT = "scapre-evidence/2"
+"""Counts up when what a bundle must hold changes: 2 holds the planned probes, from which sampling is derived again."""
 MANIFEST = "manifest.json"
 MEASURES = "measures.csv"
 PLANNED = "probes.csv"
@@ -111,6 +113,25 @@ def evidence_digest(folder: Path) -> str:
         raise EvidenceError(f"expected {MANIFEST} in {folder}, found none; name an evidence folder") from error
 
 
+def read_evidence(folder: Path) -> dict[str, Any]:
+    """Returns the documents of a bundle by file name, as they are: nothing is verified.
+
+    Raises:
+        EvidenceError: It is no bundle, or one of another format.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise EvidenceError(f"expected {MANIFEST} in {folder}, found none; name an evidence folder")
+    stated = _stated_format(folder)
+    if stated != FORMAT:
+        raise EvidenceError(
+            f"expected evidence of format {FORMAT} in {folder}, found {stated}; read it with the release that wrote it"
+        )
+    try:
+        return {path.name: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvidenceError(f"expected JSON documents in {folder}, found {error}; fetch the evidence again") from error
+
+
 def verify_evidence(folder: Path | str, *, expected_digest: str | None = None) -> list[str]:
     """Returns every difference between a bundle and what it says of itself; an empty list means it verifies.
 
@@ -123,10 +144,17 @@ def verify_evidence(folder: Path | str, *, expected_digest: str | None = None) -
     if not folder.is_dir():
         return [f"{folder}: missing: expected a folder with evidence"]
     differences = _manifest_differences(folder)
+    stated = _stated_format(folder)
     if expected_digest is not None and (folder / MANIFEST).is_file():
         found = evidence_digest(folder)
         if found != expected_digest:
             differences.append(f"{MANIFEST}: changed: expected digest {expected_digest}, found {found}")
+    if stated not in (None, FORMAT):
+        differences.append(
+            f"{MANIFEST}: format: expected {FORMAT}, found {stated}: the verdict was not derived again; verify it with "
+            "the release that wrote it"
+        )
+        return differences
     missing = [name for name in (*_CORE, REPORT) if not (folder / name).is_file()]
     differences += [f"{name}: missing: no evidence is whole without it" for name in missing]
     if not missing:
@@ -166,9 +194,19 @@ def _manifest_differences(folder: Path) -> list[str]:
         for name in found
         if name in stated and found[name] != stated[name]
     ]
-    if not differences and content != _manifest(folder):  # a repeated key, another order, an added entry
+    if not differences and content != _manifest(
+        folder, _stated_format(folder)
+    ):  # a repeated key, another order, an added entry
         differences.append(f"{MANIFEST}: changed: not the canonical manifest of these files")
     return differences
+
+
+def _stated_format(folder: Path) -> str | None:
+    """Returns the format that the manifest states; None where there is no manifest that could be read."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes())["format"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _report_differences(folder: Path, verdict: Any) -> list[str]:
@@ -227,9 +265,9 @@ def _canonical(value: JSON, name: str) -> bytes:
         raise EvidenceError(f"expected plain JSON for {name}, found {error}; convert the value") from error
 
 
-def _manifest(folder: Path) -> bytes:
+def _manifest(folder: Path, form: str | None = FORMAT) -> bytes:
     files = [{"path": name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder)]
-    return _canonical({"format": FORMAT, "files": files}, MANIFEST)
+    return _canonical({"format": form, "files": files}, MANIFEST)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

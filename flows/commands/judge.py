@@ -1,46 +1,63 @@
 """`scapre judge`: the judge alone, on any checkpoint, whoever made it."""
 
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.errors import BadRequestError
-from flows.exit_codes import ExitCode
 from flows.progress import console, progress_bar
 from flows.services import open_services
+
+if TYPE_CHECKING:
+    from validation import Judgement
 
 DETECTOR_HELP = "Instead of the shipped classifier: `classifier:FOLDER` or `clip:FOLDER`; `nudenet` beside any of them."
 PACK_HELP = "Probe pack whose targets must be gone, unless `--target` names some, and whose look-alikes must survive."
 
 
 def judge(
-    checkpoint: Annotated[Path, typer.Argument(help="The model after, in the diffusers layout.")],
-    base: Annotated[Path, typer.Option(help="The model before, in the diffusers layout.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The model after: a folder, a single file, a LoRA or an edit.")],
+    base: Annotated[Path, typer.Option(help="The model before, a folder in the diffusers layout.")],
     target: Annotated[list[str] | None, typer.Option(help="Concept that must be gone; repeat for several.")] = None,
     retain: Annotated[list[str] | None, typer.Option(help="Concept that must survive; repeat for several.")] = None,
     pack: Annotated[str | None, typer.Option(help=PACK_HELP)] = None,
     detector: Annotated[list[str] | None, typer.Option(help=DETECTOR_HELP)] = None,
     policy: Annotated[Path | None, typer.Option(help="Policy file instead of the default one.")] = None,
     out: Annotated[Path, typer.Option(help="New folder for the evidence.")] = Path("evidence"),
+    json_path: Annotated[Path | None, typer.Option("--json", help="Also write the judgement as JSON here.")] = None,
+    junit_path: Annotated[
+        Path | None, typer.Option("--junit", help="Also write JUnit XML here: one test case for each gate.")
+    ] = None,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Keep no picture: none in the report, none on disk afterwards.")
+    ] = False,
 ) -> int:
-    """Judge whether a checkpoint forgot concepts and kept the rest; what is not named counts as hidden."""
+    """Judge whether a checkpoint forgot concepts and kept the rest; what is not named counts as hidden.
+
+    CHECKPOINT is recognised by its content, whoever made it: a **folder** in the diffusers layout, a **single file** of
+    Stable Diffusion 1.x, 2.x or XL (`.safetensors`), a **LoRA**, put on BASE at full strength, or an **edit** that
+    `scapre unlearn` wrote. Pickles are refused.
+
+    Example: `scapre judge forget.safetensors --base infra/reference/model --target tiger --retain lion`
+    """
     if out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     services = open_services()
-    import scapre
     from flows import judgement as judging
-    from flows.evidence import summary_lines
+    from flows.checkpoints import open_checkpoint
     from flows.questions import ask, choose_detectors
+    from flows.reporting import exit_code_of, write_reports
     from flows.takedown import DEFAULT_POLICY
-    from infra.digests import sha256_bytes
-    from infra.manifests import Manifest
     from validation import load_policy
     from validation.evidence import write_evidence
     from validation.report import render_report
 
-    for folder in (checkpoint, base):
-        scapre.inspect_checkpoint(folder)
+    before = open_checkpoint(base)
+    after = open_checkpoint(checkpoint, base=before)
     rules = load_policy(policy or DEFAULT_POLICY)
     question = ask(target or [], retain=retain or [], pack=pack)
     detectors = choose_detectors(detector or [], question, services.settings)
@@ -50,26 +67,41 @@ def judge(
             f"expected concepts to retain that the detector knows, found {', '.join(roles.unseen)}; correct the names "
             "or bring another detector"
         )
-    digests = [sha256_bytes(Manifest.of_directory(folder).to_json()) for folder in (base, checkpoint)]
-    with progress_bar("rendering", console()) as on_progress:
-        judgement = judging.judge_checkpoint(
-            services,
-            base=(base, digests[0]),
-            candidate=(checkpoint, digests[1]),
-            roles=roles,
-            detectors=detectors,
-            policy=rules,
-            integrity=judging.UNKNOWN_MAKER,
-            data_docs=None,
-            on_progress=on_progress,
-        )
-    write_evidence(judgement, out, report_html=render_report(judgement), data_docs=None, extra={})
+    with _picture_folder(is_kept=not no_images) as pictures:
+        with progress_bar("rendering", console()) as on_progress:
+            judgement = judging.judge_checkpoint(
+                services,
+                base=before,
+                candidate=after,
+                roles=roles,
+                detectors=detectors,
+                policy=rules,
+                on_progress=on_progress,
+                pictures=pictures,
+            )
+        html = render_report(judgement, safe_mode=no_images)
+    write_evidence(judgement, out, report_html=html, extra={"checkpoint.json": after.describe()})
+    write_reports(judgement, json_path=json_path, junit_path=junit_path)
+    _show(judgement, out)
+    return exit_code_of(judgement)
+
+
+@contextmanager
+def _picture_folder(*, is_kept: bool) -> Generator[Path | None]:
+    """Yields a folder for pictures that is gone afterwards, or None for the installation's own."""
+    if is_kept:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="scapre-pictures-") as folder:
+        yield Path(folder)
+
+
+def _show(judgement: "Judgement", out: Path) -> None:
+    from flows.evidence import summary_lines
+
     for line in summary_lines(judgement):
         typer.echo(line)
     for reason in judgement.reasons:
         typer.echo(f"because     {reason.text}")
     typer.echo(f"verdict     {judgement.verdict}")
     typer.echo(f"report      {out / 'report.html'}")
-    if judgement.is_void:
-        return ExitCode.COULD_NOT_JUDGE
-    return {"passed": ExitCode.OK, "failed": ExitCode.FAILED}.get(judgement.verdict, ExitCode.INCONCLUSIVE)

@@ -15,7 +15,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from validation import Judgement
-from validation.evidence import EvidenceError, core_files, evidence_digest, verify_evidence, write_evidence
+from validation.evidence import (
+    EvidenceError,
+    core_files,
+    evidence_digest,
+    read_evidence,
+    verify_evidence,
+    write_evidence,
+)
 from validation.rederiving import read_measures, verdict_differences
 from validation.report import render_report
 
@@ -357,3 +364,26 @@ def test_a_further_pack_whose_pictures_are_taken_out_is_named(wide: Judgement, t
     short.to_csv(folder / "measures.csv", index=False, lineterminator="\n")
     forge_manifest(folder)
     assert any("pictures of 'dog' (composition) by the" in line for line in verify_evidence(folder))
+
+
+@pytest.mark.parametrize("form", ["scapre-evidence/1", "scapre-evidence/99"])
+def test_another_format_is_named_and_its_verdict_not_read_as_ours(bundle: Path, form: str):
+    (bundle / "probes.csv").unlink()  # format 1 had none
+
+    def restate(manifest: Any) -> None:
+        manifest["format"] = form
+        manifest["files"] = [entry for entry in manifest["files"] if entry["path"] != "probes.csv"]
+
+    change(bundle / "manifest.json", restate)
+    assert [d.split(":")[:2] for d in verify_evidence(bundle)] == [["manifest.json", " format"]]
+    assert form in verify_evidence(bundle)[0]
+    with pytest.raises(EvidenceError, match="expected evidence of format"):
+        read_evidence(bundle)
+    (bundle / "measures.csv").write_bytes(b"x")
+    assert any(d.startswith("measures.csv: changed") for d in verify_evidence(bundle))
+
+
+def test_documents_are_read_back_as_written(bundle: Path, passed: Judgement):
+    documents = read_evidence(bundle)
+    assert documents["verdict.json"]["verdict"] == "passed"
+    assert documents["protocol.json"] == json.loads(core_files(passed)["protocol.json"])
