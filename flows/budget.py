@@ -39,7 +39,7 @@ def fit(requests: Mapping[str, TakedownRequest], *, policy: Policy, others: int,
     Raises:
         BadRequestError: Not even one request fits.
     """
-    if limit is None:
+    if limit is None or not requests:
         most = others + len(_targets(requests)) * _cost(policy)
         return Fitted(dict(requests), (), policy, most)
     least = _with_targets(policy, _least(policy))

@@ -2,8 +2,8 @@
 
 Guarantees:
     1. The champion is read from the object store by its digest; altered bytes are an incident and are not judged.
-    2. Every active request is asked about with today's policy, packs and detectors; what a budget leaves out, and what
-       the champion was never made to forget, is said by request.
+    2. Every active request that the champion was made for is asked about with today's policy, packs and detectors; what
+       a budget leaves out, and what waits for a takedown run, is said by request.
     3. The same champion, question and day is judged once; a killed run goes on from the finished pictures.
     4. A regression against the promotion's own bounds opens an incident; the champion is left where it is.
 """
@@ -50,6 +50,7 @@ from validation.plan import load_packs
 
 DEFAULT_POLICY = Path(__file__).parent / "policy.yaml"
 PREFIX = "reverified"
+NOTHING_TO_ASK = "the champion was made for no request that is active: there is nothing to ask"
 UNALTERED = Integrity(True, "every file of the champion is, byte for byte, what was promoted")
 
 
@@ -79,7 +80,7 @@ class ComplianceOutcome(BaseModel):
     judged: tuple[str, ...] = ()
     """Requests asked about."""
     pending: tuple[str, ...] = ()
-    """Of these, the ones that the champion was not made for yet."""
+    """Active requests that the champion was not made for yet: they need a takedown run, not a judgement."""
     left_out: tuple[str, ...] = ()
     """Requests that the budget did not hold."""
     regressions: tuple[str, ...] = ()
@@ -97,6 +98,8 @@ class Check:
     champion: Champion
     promised: Promised
     requests: dict[str, TakedownRequest]
+    """Active, and in the champion."""
+    pending: tuple[str, ...]
     fitted: Fitted
     roles: Roles
     detectors: Detectors
@@ -108,18 +111,19 @@ def compliance(order: ComplianceOrder) -> ComplianceOutcome:
     """Judges the champion anew against every active request and opens an incident on a regression."""
     services = open_services()
     registry = services.open_registry()
-    requests = _active(services, order.base)
-    if not requests:
-        return ComplianceOutcome(verdict="passed", reasons=("no request is active: there is nothing to ask",))
+    if not _active(services, order.base):
+        return ComplianceOutcome(verdict="passed", reasons=(NOTHING_TO_ASK,))
     work = services.cache / "compliance" / order.base
     try:
         champion = find_champion(services, registry)
         _fetch(services, champion, work / "champion")
         promised = _read_promised(services, champion, work / "promotion")
     except AlteredChampionError as error:
-        return _altered(services, registry, tuple(requests), str(error))
+        return _altered(services, registry, order.base, str(error))
     base = candidates.fetch_base(services, order.base, digest=champion.base_digest)
     check = plan_check(services, order, champion, promised, base=base.folder)
+    if not check.requests:
+        return ComplianceOutcome(verdict="passed", reasons=(NOTHING_TO_ASK,), pending=check.pending)
     recorded = services.ledger.find(check.key)
     if recorded is None:
         kept = _judge(services, check, base, work / "champion")
@@ -137,7 +141,7 @@ def compliance(order: ComplianceOrder) -> ComplianceOutcome:
 def preview(services: Services, order: ComplianceOrder) -> list[str]:
     """Returns what a run would ask, in words; reads the champion, and changes and draws nothing but for the pace."""
     if not _active(services, order.base):
-        return ["no request is active: there is nothing to ask"]
+        return [NOTHING_TO_ASK]
     champion = find_champion(services, services.open_registry())
     with tempfile.TemporaryDirectory() as folder:
         promised = read_promised(services, champion, Path(folder) / "promotion")
@@ -147,7 +151,7 @@ def preview(services: Services, order: ComplianceOrder) -> list[str]:
     return [
         f"champion    version {champion.version.version}, digest {champion.version.digest}",
         f"judge       {', '.join(judged)}",
-        f"pending     {', '.join(each for each in judged if each not in champion.request_ids) or 'none'}",
+        f"pending     {', '.join(check.pending) or 'none'}",
         f"left out    {', '.join(check.fitted.left_out) or 'none'}",
         f"pictures    at most {check.fitted.at_most}, those included that are there already",
         f"key         {check.key}",
@@ -163,7 +167,9 @@ def plan_check(
         BadRequestError: The budget holds not one request, or requests contradict each other.
     """
     policy = load_policy(order.policy or DEFAULT_POLICY)
-    requests = _longest_unseen_first(services, _active(services, order.base), champion)
+    active = _active(services, order.base)
+    covered = {request_id: request for request_id, request in active.items() if request_id in champion.request_ids}
+    requests = _longest_unseen_first(services, covered, champion)
     detectors = load_detectors(services.settings.detectors, services.settings.resolve_device())
     everything = _roles(requests, promised, detectors)
     others = pictures_of_others(policy, retained=len(everything.retained), hidden=len(everything.hidden))
@@ -184,6 +190,7 @@ def plan_check(
         champion=champion,
         promised=promised,
         requests=requests,
+        pending=tuple(sorted(active.keys() - covered.keys())),
         fitted=fitted,
         roles=_roles(fitted.requests, promised, detectors),
         detectors=detectors,
@@ -243,7 +250,7 @@ def _judge(services: Services, check: Check, base: candidates.Base, folder: Path
 def _record(services: Services, registry: Registry, check: Check, kept: Kept) -> Entry:
     champion, judgement = check.champion, kept.judgement
     names = subject_names(check.requests)
-    found = find_regressions(judgement.gates, check.promised.gates, names=names, known=check.promised.targets)
+    found = find_regressions(judgement.gates, check.promised.gates, names=names)
     judged = sorted(check.fitted.requests)
     run_id = log_judgement(
         registry,
@@ -265,7 +272,7 @@ def _record(services: Services, registry: Registry, check: Check, kept: Kept) ->
         "verdict": judgement.verdict,
         "is_void": judgement.is_void,
         "request_ids": judged,
-        "pending": [each for each in judged if each not in champion.request_ids],
+        "pending": list(check.pending),
         "left_out": list(check.fitted.left_out),
         "regressions": [] if judgement.is_void else [each.describe() for each in found],
         "not_passed": list_not_passed(judgement.gates, names=names),
@@ -313,11 +320,11 @@ def _open_incident(services: Services, registry: Registry, entry: Entry) -> inci
     return incident
 
 
-def _altered(services: Services, registry: Registry, request_ids: tuple[str, ...], said: str) -> ComplianceOutcome:
+def _altered(services: Services, registry: Registry, base: str, said: str) -> ComplianceOutcome:
     version = registry.champion()
     digest = version.digest if version else "none"
     incident = incidents.open_incident(
-        services, digest=digest, findings=["altered"], reasons=[said], request_ids=request_ids
+        services, digest=digest, findings=["altered"], reasons=[said], request_ids=list(_active(services, base))
     )
     incidents.announce(incident, registry, version=version.version if version else None)
     return ComplianceOutcome(verdict="inconclusive", reasons=(said,), is_void=True, incident=incident.incident_id)

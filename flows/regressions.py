@@ -61,11 +61,7 @@ def subject_names(requests: Mapping[str, TakedownRequest]) -> dict[str, tuple[st
 
 
 def find_regressions(
-    now: Iterable[GateResult],
-    then: Sequence[Mapping[str, Any]],
-    *,
-    names: Mapping[str, tuple[str, ...]],
-    known: Iterable[str],
+    now: Iterable[GateResult], then: Sequence[Mapping[str, Any]], *, names: Mapping[str, tuple[str, ...]]
 ) -> list[Regression]:
     """Returns what got worse.
 
@@ -73,15 +69,11 @@ def find_regressions(
         now: Today's gates.
         then: The gates of the promotion's evidence, as `GateResult.describe` wrote them.
         names: From `subject_names`.
-        known: Concepts that the champion was made to forget; others were never promised, so they cannot regress.
     """
     before = {(g["gate"], g["role"], g["concept"], g["pack"]): g for g in then if g["is_gated"]}
-    promised = {name.casefold() for name in known}
     found = []
     for gate in now:
         if not gate.is_gated or gate.is_control or gate.gate in ("integrity", "expectations"):
-            continue
-        if gate.role == "target" and gate.concept and gate.concept.casefold() not in promised:
             continue
         earlier = before.get((gate.gate, gate.role, gate.concept, gate.pack))
         if _is_worse(gate, earlier):
