@@ -24,6 +24,7 @@ from flows.commands import (
     packs,
     requests,
     takedown,
+    watchdog,
 )
 from flows.exit_codes import ExitCode
 
@@ -44,6 +45,7 @@ app.command("export")(export.export)
 app.command("judge")(judge.judge)
 app.command("demo")(demo.demo)
 app.command("benchmark")(benchmark.benchmark)
+app.command("watchdog")(watchdog.watchdog)
 app.command("status")(takedown.status)
 app.command("settings")(engine.settings)
 app.add_typer(requests.app, name="request")
