@@ -173,7 +173,7 @@ def fold_cases(entries: Iterable[Entry], table: DeadlineTable) -> dict[str, Case
                 _by_desk(draft, entry, body)
         elif entry.kind in PIPELINE or entry.kind in (EntryKind.REVERIFIED, EntryKind.ROLLED_BACK):
             if entry.kind == EntryKind.CANDIDATE_BUILT:
-                built[body["key"]] = body["request_ids"]
+                built[body.get("key", "")] = body.get("request_ids", [])
             concerned = body.get("request_ids", built.get(body.get("key", ""), ()))
             _by_pipeline(drafts, entry, body, set(concerned))
     return {request_id: _closed_draft(draft, table) for request_id, draft in drafts.items()}
@@ -227,7 +227,7 @@ def _pipeline_event(entry: Entry, body: Mapping[str, Any], *, is_concerned: bool
     if not is_concerned:
         return None
     if entry.kind == EntryKind.REVERIFIED:
-        return {"passed": Event.REVERIFIED, "failed": Event.REGRESSED}.get(body["verdict"])
+        return {"passed": Event.REVERIFIED, "failed": Event.REGRESSED}.get(body.get("verdict", ""))
     return PIPELINE[EntryKind(entry.kind)]
 
 

@@ -138,16 +138,17 @@ class Entry:
         """Reads an exported line.
 
         Raises:
-            LedgerError: the line is not an exported entry.
+            LedgerError: the line is not an exported entry, byte for byte as `to_line` writes it.
         """
         try:
             fields = json.loads(line)
             body_text = canonical_json(fields.pop("body")).decode()
-            return cls(body_text=body_text, **fields)
-        except (ValueError, TypeError, KeyError, AttributeError, PermanentFailure) as error:
-            raise LedgerError(
-                f"expected an exported ledger entry, found {line[:80]!r}; export the ledger again"
-            ) from error
+            entry = cls(body_text=body_text, **fields)
+            if entry.to_line() == line and type(entry.sequence) is int:
+                return entry
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PermanentFailure) as error:
+            raise LedgerError(f"expected an exported ledger entry, found {_start(line)}; export it again") from error
+        raise LedgerError(f"expected a ledger entry in canonical form, found {_start(line)}; export it again")
 
 
 def hash_content(content: Mapping[str, Any]) -> str:
@@ -185,9 +186,34 @@ def write_export(entries: Iterable[Entry], path: Path) -> Path:
 
 
 def verify_export(path: Path, *, known_head: str | None = None) -> list[Fault]:
-    """Returns everything wrong with an exported ledger; needs neither database nor network."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return find_faults([Entry.from_line(line) for line in lines], known_head=known_head)
+    """Returns everything wrong with an exported ledger; needs neither database nor network.
+
+    Entries cut off at the end leave a whole chain: only `known_head`, noted elsewhere, shows that.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"expected an exported ledger, found {path}: {error}; check the path") from error
+    entries: list[Entry] = []
+    faults: list[Fault] = []
+    *lines, rest = content.split(b"\n")  # not splitlines, which splits at U+2028 within a text as well
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        try:
+            entries.append(Entry.from_line(line.decode("utf-8", "surrogateescape")))
+        except LedgerError as error:
+            faults.append(Fault(FaultKind.ALTERED, number, f"line {number}: {error}"))
+    if rest:
+        faults.append(
+            Fault(FaultKind.ALTERED, len(lines) + 1, "expected a line end after the last entry, found none")
+        )
+    return sorted([*faults, *find_faults(entries, known_head=known_head)], key=lambda fault: fault.sequence)
+
+
+def _start(line: str) -> str:
+    return ascii(line[:60])
 
 
 def _content_faults(entry: Entry, receipts: Mapping[int, str] | None) -> list[Fault]:
@@ -199,11 +225,11 @@ def _content_faults(entry: Entry, receipts: Mapping[int, str] | None) -> list[Fa
     if places and places[0] != entry.sequence:
         return [Fault(FaultKind.REORDERED, entry.sequence, f"expected here, found the entry of place {places[0]}")]
     if computed is not None and computed == receipt:
-        return [Fault(FaultKind.WRONG_HASH, entry.sequence, f"expected hash {computed}, found {entry.entry_hash}")]
+        return [Fault(FaultKind.WRONG_HASH, entry.sequence, f"expected hash {computed}, found {entry.entry_hash!a}")]
     if receipt is None and computed == entry.entry_hash:
         return [Fault(FaultKind.UNRECEIPTED, entry.sequence, "expected a receipt, found none")]
     expected = entry.entry_hash if receipt is None else receipt
-    return [Fault(FaultKind.ALTERED, entry.sequence, f"expected content with hash {expected}, found {computed}")]
+    return [Fault(FaultKind.ALTERED, entry.sequence, f"expected content with hash {expected!a}, found {computed}")]
 
 
 def _order_faults(entries: Sequence[Entry]) -> list[Fault]:
@@ -216,7 +242,7 @@ def _order_faults(entries: Sequence[Entry]) -> list[Fault]:
         elif entry.sequence < place:
             faults.append(Fault(FaultKind.REORDERED, entry.sequence, f"expected entry {place} at this place"))
         if entry.parent_hash != parent:
-            message = f"expected parent {parent}, found {entry.parent_hash}"
+            message = f"expected parent {parent!a}, found {entry.parent_hash!a}"
             faults.append(Fault(FaultKind.BROKEN_LINK, entry.sequence, message))
         place, parent = entry.sequence + 1, entry.entry_hash
     return faults

@@ -2,22 +2,30 @@
 
 * A writing transaction holds SQLite's write lock from its first statement, so reading and then writing is one step.
 * Busy, cut and full databases become `TransientFailure` or `NoSpaceError`; broken constraints are left to the caller.
+* The schema changes by migrations only, which run when a database is opened by the first who needs its tables.
 * Deleted content is overwritten on disk, not merely unlinked (SQLite).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import threading
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, exc, inspect, make_url, text
 
 from infra.errors import LedgerError, NoSpaceError, SettingsError, TransientFailure
 
 METADATA = MetaData()
+VERSION_TABLE = "ledger_schema"
+"""Not Alembic's usual name: MLflow takes that one, and may live in the same database."""
+SCHEMA_VERSION = "0002"
+"""The newest of the migrations."""
 BUSY_TIMEOUT_SECONDS = 30.0
-_SCHEMA_LOCK = 0x5CA9  # any number, the same in every process: PostgreSQL's advisory lock around table creation
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATING = threading.Lock()  # Alembic's context belongs to the whole process
+_SCHEMA_LOCK = 0x5CA9  # any number, the same in every process: PostgreSQL's advisory lock around a migration
 _TRANSIENT_PG_CLASSES = ("08", "40", "53", "55", "57")
 
 
@@ -42,6 +50,8 @@ def open_database(url: str) -> Engine:
     def prepare(dbapi_connection, _record) -> None:
         dbapi_connection.isolation_level = None  # sqlite3 would begin by itself, later and without the write lock
         dbapi_connection.execute("PRAGMA secure_delete = ON")
+        # text that is no longer UTF-8 is still read, so that a check can name the entry it is in
+        dbapi_connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -74,16 +84,42 @@ def reading(engine: Engine) -> Generator[Connection]:
             yield connection
 
 
-def create_tables(engine: Engine, tables: Sequence[Table]) -> None:
-    """Creates the tables that are missing; safe from many processes at once, and read-only when all exist."""
-    with reading(engine) as connection:
-        present = set(inspect(connection).get_table_names())
-    if all(table.name in present for table in tables):
-        return
-    with writing(engine) as connection:
+def migrate(engine: Engine) -> bool:
+    """Brings a database to this version's schema; says whether anything was done.
+
+    Safe from many processes at once, all or nothing, and read-only when there is nothing to do. A database of before
+    there were migrations is taken over as it is.
+
+    Raises:
+        LedgerError: The database was made by a later version.
+    """
+    found = schema_version(engine)
+    if found == SCHEMA_VERSION:
+        return False
+    if found is not None and found > SCHEMA_VERSION:
+        raise LedgerError(
+            f"expected a database of schema {SCHEMA_VERSION} or earlier, found {found}; update scapre, or open the "
+            "database with the version that made it"
+        )
+    from alembic import command  # only paid for where it is used
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with _MIGRATING, writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-        METADATA.create_all(connection, tables=list(tables))
+        config.attributes["connection"] = connection
+        command.upgrade(config, SCHEMA_VERSION)
+    return True
+
+
+def schema_version(engine: Engine) -> str | None:
+    """Returns which migration a database is at, or None for a new one and one of before there were migrations."""
+    with reading(engine) as connection:
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608  a constant
 
 
 @contextmanager

@@ -16,23 +16,22 @@ from typing import Any
 
 import tenacity
 from sqlalchemy import (
-    DDL,
     Column,
     Connection,
     Engine,
+    Index,
     Integer,
     Row,
     String,
     Table,
     Text,
-    event,
     exc,
     insert,
     select,
 )
 
 from infra.chain import FORMAT, GENESIS, Entry, EntryKind, Fault, find_faults, hash_content, write_export
-from infra.database import METADATA, create_tables, open_database, reading, writing
+from infra.database import METADATA, migrate, open_database, reading, writing
 from infra.digests import canonical_json
 from infra.errors import LedgerError, TransientFailure
 
@@ -54,32 +53,14 @@ RECEIPTS = Table(
     Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("entry_hash", String(64), nullable=False, unique=True),
 )
-
-_REFUSE = "RAISE(ABORT, 'the ledger is append-only')"
-for _table in (ENTRIES, RECEIPTS):
-    _name = _table.name
-    for _statement in (
-        f"CREATE TRIGGER {_name}_no_update BEFORE UPDATE ON {_name} BEGIN SELECT {_REFUSE}; END",
-        f"CREATE TRIGGER {_name}_no_delete BEFORE DELETE ON {_name} BEGIN SELECT {_REFUSE}; END",
-        # INSERT OR REPLACE deletes without firing the trigger above
-        f"CREATE TRIGGER {_name}_no_replace BEFORE INSERT ON {_name} WHEN EXISTS (SELECT 1 FROM {_name} "  # noqa: S608
-        f"WHERE sequence = NEW.sequence OR entry_hash = NEW.entry_hash) BEGIN SELECT {_REFUSE}; END",
-    ):
-        event.listen(_table, "after_create", DDL(_statement).execute_if(dialect="sqlite"))
-    for _statement in (
-        "CREATE OR REPLACE FUNCTION scapre_refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$",
-        f"CREATE TRIGGER {_name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {_name} "
-        "FOR EACH STATEMENT EXECUTE FUNCTION scapre_refuse_change()",
-    ):
-        event.listen(_table, "after_create", DDL(_statement).execute_if(dialect="postgresql"))
+Index("ix_ledger_entries_kind", ENTRIES.c.kind, ENTRIES.c.sequence)
 
 
 class Ledger:
     """Append to, read and check the chain."""
 
     def __init__(self, engine: Engine, *, attempts: int = 25) -> None:
-        """Creates the tables if they are missing.
+        """Brings the tables to the schema of this version.
 
         Args:
             engine: From `infra.database.open_database`.
@@ -87,7 +68,7 @@ class Ledger:
         """
         self.engine = engine
         self._attempts = attempts
-        create_tables(engine, [ENTRIES, RECEIPTS])
+        migrate(engine)
 
     @classmethod
     def open(cls, url: str) -> Ledger:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Engine, Float, String, Table, exc, insert, select, text, update
 
-from infra.database import METADATA, create_tables, reading, writing
+from infra.database import METADATA, migrate, reading, writing
 from infra.errors import LockHeldError
 
 PROMOTION = "promotion"
@@ -78,7 +78,7 @@ def acquire_lock(
     Raises:
         LockHeldError: another holder kept it for all of `wait_seconds`.
     """
-    create_tables(engine, [LOCKS])
+    migrate(engine)
     lock = HeldLock(engine, name, owner, secrets.token_hex(16), lease_seconds)
     deadline = time.monotonic() + wait_seconds
     while not _take(lock):

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Column, Engine, String, Table, Text, delete, exc, insert, select
 
-from infra.database import METADATA, create_tables, open_database, reading, writing
+from infra.database import METADATA, migrate, open_database, reading, writing
 from infra.digests import canonical_json, sha256_bytes
 from infra.errors import LedgerError
 
@@ -31,9 +31,9 @@ class PersonalRecords:
     """Who asked, by request."""
 
     def __init__(self, engine: Engine) -> None:
-        """Creates the table if it is missing."""
+        """Brings the tables to the schema of this version."""
         self.engine = engine
-        create_tables(engine, [RECORDS])
+        migrate(engine)
 
     @classmethod
     def open(cls, url: str) -> PersonalRecords:

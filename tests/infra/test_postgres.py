@@ -53,7 +53,7 @@ def engine(server: str) -> Iterator[Engine]:
     opened = open_database(server)
     yield opened
     with opened.begin() as connection:
-        for table in ("ledger_entries", "ledger_receipts", "personal_records", "locks"):
+        for table in ("ledger_entries", "ledger_receipts", "personal_records", "locks", "ledger_schema"):
             connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
     opened.dispose()
 

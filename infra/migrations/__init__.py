@@ -1,0 +1,1 @@
+"""Schema changes of the ledger's database, oldest first; `infra.database` applies them."""
