@@ -206,9 +206,7 @@ def verify_export(path: Path, *, known_head: str | None = None) -> list[Fault]:
         except LedgerError as error:
             faults.append(Fault(FaultKind.ALTERED, number, f"line {number}: {error}"))
     if rest:
-        faults.append(
-            Fault(FaultKind.ALTERED, len(lines) + 1, "expected a line end after the last entry, found none")
-        )
+        faults.append(Fault(FaultKind.ALTERED, len(lines) + 1, "expected a line end after the last entry, found none"))
     return sorted([*faults, *find_faults(entries, known_head=known_head)], key=lambda fault: fault.sequence)
 
 
