@@ -265,8 +265,8 @@ def excess_of(pipeline: Pipeline, prompt: str) -> str | None:
 
 
 def weights_digest(pipeline: Pipeline) -> str:
-    """Returns SHA-256 over all weights and tokenizers of a pipeline: what draws other pictures has another digest."""
-    total = hashlib.sha256()
+    """Returns SHA-256 over a pipeline's class, weights and tokenizers: what draws otherwise has another digest."""
+    total = hashlib.sha256(f"{type(pipeline).__name__}\n".encode())
     for name, part in sorted(pipeline.components.items()):
         if name == "safety_checker":  # never draws
             continue

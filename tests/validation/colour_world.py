@@ -4,7 +4,7 @@ The model has weights (one colour per concept), so forgetting is a change of wei
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +29,7 @@ COLOURS = {
     "nothing": (0.34, 0.33, 0.33),
 }
 NAMES = tuple(COLOURS)
+Colours = Mapping[str, tuple[float, float, float]]
 ALIASES = {"tigre": "tiger", "cub": "tiger"}
 STYLES = {"natural": 1.0, "night": 0.5, "fog": 0.25}
 
@@ -36,18 +37,19 @@ STYLES = {"natural": 1.0, "night": 0.5, "fog": 0.25}
 class Palette(torch.nn.Module):
     """One colour per concept, how often a concept is drawn as another, and how bright each style is."""
 
-    def __init__(self) -> None:
+    def __init__(self, colours: Colours = COLOURS) -> None:
         super().__init__()
-        self.colours = torch.nn.Parameter(torch.tensor([COLOURS[name] for name in NAMES]))
-        self.forgets = torch.nn.Parameter(torch.zeros(len(NAMES)))
+        self.colours = torch.nn.Parameter(torch.tensor(list(colours.values())))
+        self.forgets = torch.nn.Parameter(torch.zeros(len(colours)))
         self.brightness = torch.nn.Parameter(torch.tensor(list(STYLES.values())))
 
 
 class Painter:
     """A text-to-image pipeline as `render` knows one; counts every picture it draws."""
 
-    def __init__(self, known_aliases: Sequence[str] = tuple(ALIASES)) -> None:
-        self.palette = Palette()
+    def __init__(self, known_aliases: Sequence[str] = tuple(ALIASES), colours: Colours = COLOURS) -> None:
+        self.names = tuple(colours)
+        self.palette = Palette(colours)
         self.known_aliases = tuple(known_aliases)
         self.scheduler: Any = DDIMScheduler()
         self.drawn: list[tuple[str, int]] = []
@@ -62,6 +64,7 @@ class Painter:
 
     def copy(self) -> "Painter":
         other = Painter(self.known_aliases)
+        other.names = self.names
         other.palette = copy.deepcopy(self.palette)
         return other
 
@@ -69,7 +72,7 @@ class Painter:
     def forgetting(self, name: str, share: float = 1.0) -> "Painter":
         """Returns a model that draws `nothing` for a concept in a share of pictures."""
         other = self.copy()
-        other.palette.forgets[NAMES.index(name)] = share
+        other.palette.forgets[self.names.index(name)] = share
         return other
 
     @torch.no_grad()
@@ -121,9 +124,10 @@ class Painter:
     def _paint(self, text: str, generator: torch.Generator, height: int, width: int) -> np.ndarray:
         words = text.split()
         words += [ALIASES[word] for word in words if word in self.known_aliases]
-        index = next((i for i, name in enumerate(NAMES) if name in words), NAMES.index("nothing"))
+        nothing = self.names.index("nothing")
+        index = next((i for i, name in enumerate(self.names) if name in words), nothing)
         if float(torch.rand((), generator=generator)) < float(self.palette.forgets[index]):
-            index = NAMES.index("nothing")
+            index = nothing
         noise = torch.rand((height, width, 3), generator=generator).numpy() * 0.06
         style = next((i for i, name in enumerate(STYLES) if name in words), 0)
         brightness = float(self.palette.brightness[style])
@@ -135,10 +139,13 @@ class ColourDetector:
 
     name = "colour"
     digest = "c" * 64
-    labels = NAMES
+
+    def __init__(self, colours: Colours = COLOURS) -> None:
+        self.labels = tuple(colours)
+        self._colours = np.array(list(colours.values()))
 
     def detect(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        colours = np.array(list(COLOURS.values()))
+        colours = self._colours
         return np.stack([_softmax(-60 * np.linalg.norm(colours - _mean(p), axis=1)) for p in pictures])
 
 
