@@ -14,7 +14,7 @@ from typing import Any
 
 import scapre
 from flows.errors import BadRequestError, UnknownBaseError
-from flows.plan import Plan
+from flows.plan import Plan, candidate_key
 from flows.services import Services
 
 
@@ -29,14 +29,13 @@ class Base:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An edited checkpoint on this machine and in the object store."""
+    """An edited checkpoint on this machine and in the object store, under `plan.candidate_key`."""
 
     digest: str
     """Digest of the edited checkpoint's manifest."""
     edit_digest: str
     folder: Path
     edit_path: Path
-    uri: str
     edit_facts: dict[str, Any]
     """What the edit says of itself: method, dials, drift, retained names it found."""
 
@@ -107,15 +106,13 @@ def build_candidate(services: Services, plan: Plan, base: Base) -> Candidate:
         )
         scapre.merge(edit, base.folder, folder)
         edit.save(edit_path)
-    prefix = f"candidates/{plan.key}"
-    digest = services.store.put_directory(f"{prefix}/checkpoint", folder)
-    services.store.put_file(f"{prefix}/edit.safetensors", edit_path)
+    digest = services.store.put_directory(candidate_key(plan.key), folder)
+    services.store.put_file(f"candidates/{plan.key}/edit.safetensors", edit_path)
     return Candidate(
         digest=digest,
         edit_digest=edit.digest,
         folder=folder,
         edit_path=edit_path,
-        uri=services.store.locate(f"{prefix}/checkpoint"),
         edit_facts={
             "method": edit.spec.method,
             "dials": dict(edit.spec.dials),

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from flows.commands import (
+    approval,
     benchmark,
     compliance,
     demo,
@@ -22,6 +23,7 @@ from flows.commands import (
     judge,
     ledger,
     packs,
+    registry,
     requests,
     takedown,
     watchdog,
@@ -38,13 +40,17 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Make a text-to-image model forget named concepts, prove that it did, and only then promote it.\n\n"
     "Exit codes: 0 passed or nothing to do, 1 failed, 2 inconclusive, 3 could not judge, 4 bad input, "
-    "5 storage or database, 130 interrupted.",
+    "5 storage or database, 6 waiting for approval, 130 interrupted.",
 )
 app.command("unlearn")(engine.unlearn)
 app.command("export")(export.export)
 app.command("judge")(judge.judge)
 app.command("demo")(demo.demo)
 app.command("benchmark")(benchmark.benchmark)
+app.command("approvals")(approval.approvals)
+app.command("approve")(approval.approve)
+app.command("decline")(approval.decline)
+app.command("rollback")(registry.rollback)
 app.command("watchdog")(watchdog.watchdog)
 app.command("status")(takedown.status)
 app.command("settings")(engine.settings)
@@ -53,6 +59,7 @@ app.add_typer(requests.base_app, name="base")
 app.add_typer(takedown.app, name="takedown")
 app.add_typer(compliance.app, name="compliance")
 app.add_typer(compliance.incident_app, name="incident")
+app.add_typer(registry.app, name="registry")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(packs.app, name="packs")
 app.add_typer(evidence.app, name="evidence")

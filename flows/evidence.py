@@ -9,6 +9,7 @@ from flows.candidate import Candidate
 from flows.judgement import Roles, describe_roles
 from flows.plan import Plan
 from flows.services import Services
+from infra.chain import Entry
 from validation import GateResult, Judgement
 from validation.evidence import evidence_digest, write_evidence
 from validation.formats import exact_percent, percent_up
@@ -30,6 +31,14 @@ class Kept:
 def evidence_folder(services: Services, plan: Plan) -> Path:
     """Returns where a plan's bundle lies on this machine."""
     return services.evidence / plan.key[:16]
+
+
+def fetch_evidence(services: Services, judged: Entry) -> Path:
+    """Returns the bundle of a recorded judgement on this machine, fetched from the object store if it is not there."""
+    key, folder = judged.body["key"], services.evidence / judged.body["key"][:16]
+    if not (folder / "verdict.json").is_file():
+        services.store.get_directory(f"evidence/{key}", folder)
+    return folder
 
 
 def keep_evidence(

@@ -18,5 +18,7 @@ class ExitCode(IntEnum):
     """A request, option, file or checkpoint was refused before anything was changed."""
     INFRASTRUCTURE = 5
     """Storage, database or registry failed; run the same command again."""
+    WAITING = 6
+    """A candidate passed and waits for a person's approval; the champion is untouched."""
     INTERRUPTED = 130
     """Stopped by the user; the same command goes on from what is finished."""

@@ -53,6 +53,11 @@ class Plan:
         return hashlib.sha256(rfc8785.dumps(record)).hexdigest()
 
 
+def candidate_key(key: str) -> str:
+    """Returns where the object store keeps the candidate of a run."""
+    return f"candidates/{key}/checkpoint"
+
+
 def make_plan(
     requests: dict[str, TakedownRequest],
     *,

@@ -1,10 +1,11 @@
-"""The takedown flow: request → base → candidate → judgement → evidence → registry → promotion → ledger.
+"""The takedown flow: request → base → candidate → judgement → evidence → approval → promotion → ledger.
 
 Guarantees:
     1. The union of all active requests is solved from the pristine base; edits are never stacked.
-    2. Only a passed verdict moves the alias `champion`; anything else leaves it where it was.
-    3. Every step is found again by the plan's key: a killed run goes on, a finished run is not repeated.
-    4. Only transient failures are retried.
+    2. Only a passed verdict that was approved moves the alias `champion`; anything else leaves it where it was.
+    3. Every step is found again by the plan's key: a killed run goes on, a finished run is not repeated, and two
+       processes with the same plan make one candidate.
+    4. When a newer champion honours requests that came in since, the run goes on from the union of all.
 """
 
 import json
@@ -16,20 +17,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import scapre
 from flows import candidate as candidates
-from flows import intake, promotion
-from flows.evidence import Kept, evidence_folder, keep_evidence
+from flows import intake
+from flows.approval import Decision, Settled, announce_waiting, settle_candidate
+from flows.decisions import judged_key
+from flows.evidence import Kept, fetch_evidence, keep_evidence
 from flows.integrity import check_integrity
 from flows.judgement import assign_roles, judge_checkpoint, load_detectors
 from flows.plan import Plan, make_plan
 from flows.progress import console, progress_bar
+from flows.promotion import StaleApprovalError
 from flows.services import Services, open_services
 from flows.steps import step
-from flows.tracking import register_candidate, track_judgement
+from flows.tracking import EXPERIMENT, track_judgement
 from infra.chain import Entry, EntryKind
-from infra.registry import ModelVersion, Registry
+from infra.locks import keep_lock
+from infra.registry import Registry
 from validation import Judgement, load_policy, parse_policy
 from validation.plan import load_packs
 
+RUN_WAIT_SECONDS = 12 * 3600.0  # another process is at the same run: as long as that may take
 DEFAULT_POLICY = Path(__file__).parent / "policy.yaml"
 
 
@@ -54,13 +60,21 @@ class TakedownOutcome:
     verdict: str
     reasons: tuple[str, ...]
     is_void: bool
-    is_promoted: bool
+    decision: Decision
+    """promoted, refused, waiting for a person's approval, or declined by one."""
     is_repeated: bool
     """Whether the run was found finished and nothing was done."""
     version: str
+    digest: str
+    """Of the candidate: what a person approves."""
     evidence: Path
     run_id: str
     judgement: Judgement | None = field(default=None, repr=False)
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the candidate is the champion."""
+        return self.decision == "promoted"
 
 
 def plan_run(services: Services, order: TakedownOrder) -> Plan:
@@ -124,75 +138,83 @@ def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: can
 
 
 @step("track in MLflow")
-def _track(
-    services: Services, registry: Registry, plan: Plan, candidate: candidates.Candidate, kept: Kept
-) -> ModelVersion:
-    recorded = services.ledger.find(f"judged/{plan.key}")
-    run_id = recorded.body["run_id"] if recorded else None
-    if run_id is None:
-        run_id = track_judgement(registry, plan, candidate, kept.judgement, kept.folder)
-        services.ledger.append(
-            EntryKind.JUDGED,
-            {
-                "key": plan.key,
-                "digest": candidate.digest,
-                "verdict": kept.judgement.verdict,
-                "evidence": kept.digest,
-                "run_id": run_id,
-            },
-            idempotency_key=f"judged/{plan.key}",
-        )
-    return register_candidate(registry, plan, candidate, kept.judgement.verdict, run_id)
+def _track(services: Services, registry: Registry, plan: Plan, candidate: candidates.Candidate, kept: Kept) -> Entry:
+    # logged before and never recorded: by a process that was killed in between, with evidence that was replaced since
+    registry.discard_runs(EXPERIMENT, tag="scapre.key", value=plan.key)
+    run_id = track_judgement(registry, plan, candidate, kept.judgement, kept.folder)
+    return services.ledger.append(
+        EntryKind.JUDGED,
+        {
+            "key": plan.key,
+            "digest": candidate.digest,
+            "verdict": kept.judgement.verdict,
+            "evidence": kept.digest,
+            "run_id": run_id,
+            "request_ids": list(plan.request_ids),
+        },
+        idempotency_key=judged_key(plan.key),
+    )
 
 
-@step("promote or refuse")
-def _finish(services: Services, registry: Registry, plan: Plan, version: ModelVersion, kept: Kept) -> None:
-    verdict = kept.judgement.verdict
-    if verdict == "passed":
-        promotion.promote(services, registry, plan, version=version, verdict=verdict, evidence=kept.digest)
-    else:
-        promotion.refuse(services, plan, verdict=verdict, digest=version.digest, evidence=kept.digest)
+@step("approve and promote")
+def _settle(services: Services, registry: Registry, judged: Entry) -> Settled:
+    settled = settle_candidate(services, registry, judged)
+    if settled.decision == "waiting":
+        announce_waiting(judged)
+    return settled
 
 
 @flow(name="takedown", persist_result=False, validate_parameters=True)
 def takedown(order: TakedownOrder) -> TakedownOutcome:
     """Unlearns the union of active requests, judges the candidate and promotes it only on a passed verdict."""
     services = open_services()
-    plan = plan_run(services, order)
-    earlier = promotion.find_outcome(services, plan.key)
-    if earlier is not None:
-        return _repeated(services, plan, earlier)
-    base = _fetch(services, plan)
-    candidate = _build(services, plan, base)
-    kept = _judge(services, plan, base, candidate)
     registry = services.open_registry()
-    version = _track(services, registry, plan, candidate, kept)
-    _finish(services, registry, plan, version, kept)
-    judgement = kept.judgement
-    return TakedownOutcome(
-        verdict=judgement.verdict,
-        reasons=tuple(reason.text for reason in judgement.reasons),
-        is_void=judgement.is_void,
-        is_promoted=judgement.verdict == "passed",
-        is_repeated=False,
-        version=version.version,
-        evidence=kept.folder,
-        run_id=version.run_id or "",
-        judgement=judgement,
-    )
+    plan = plan_run(services, order)
+    while True:
+        judged, judgement = _make(services, registry, plan)
+        try:
+            settled = _settle(services, registry, judged)
+        except StaleApprovalError:
+            again = plan_run(services, order)
+            if again.key == plan.key:
+                raise
+            plan = again  # a newer champion honours requests that came in since: go on from all of them
+            continue
+        return _outcome(services, judged, settled=settled, judgement=judgement)
 
 
-def _repeated(services: Services, plan: Plan, earlier: Entry) -> TakedownOutcome:
-    judged = services.ledger.find(f"judged/{plan.key}")
-    folder = evidence_folder(services, plan)
+def _make(services: Services, registry: Registry, plan: Plan) -> tuple[Entry, Judgement | None]:
+    """Returns the recorded judgement of a plan's candidate, made now unless it was before; by one process at a time."""
+    lease = services.settings.promotion_lease_seconds
+    with keep_lock(
+        services.ledger.engine,
+        owner=plan.key[:16],
+        name=f"run {plan.key[:48]}",
+        lease_seconds=lease,
+        wait_seconds=RUN_WAIT_SECONDS,
+    ) as lock:
+        judged = services.ledger.find(judged_key(plan.key))
+        if judged is not None:
+            return judged, None
+        base = _fetch(services, plan)
+        candidate = _build(services, plan, base)
+        kept = _judge(services, plan, base, candidate)
+        lock.ensure_held()
+        return _track(services, registry, plan, candidate, kept), kept.judgement
+
+
+def _outcome(services: Services, judged: Entry, *, settled: Settled, judgement: Judgement | None) -> TakedownOutcome:
+    folder = fetch_evidence(services, judged)
     record = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     return TakedownOutcome(
         verdict=record["verdict"],
         reasons=tuple(reason["text"] for reason in record["reasons"]),
         is_void=bool(record["is_void"]),
-        is_promoted=earlier.kind == EntryKind.PROMOTED,
-        is_repeated=True,
-        version=str(earlier.body.get("version", "")),
+        decision=settled.decision,
+        is_repeated=settled.is_repeated,
+        version=settled.version,
+        digest=judged.body["digest"],
         evidence=folder,
-        run_id=judged.body["run_id"] if judged else "",
+        run_id=judged.body["run_id"],
+        judgement=judgement,
     )

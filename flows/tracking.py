@@ -1,4 +1,4 @@
-"""What MLflow shows of a judgement: parameters, figures per concept, pictures, the report, the registered version.
+"""What MLflow shows of a judgement: parameters, figures per concept, pictures and the report.
 
 Guarantees:
     1. No concept appears in a run's name, tag, parameter or metric; tables and figures inside the run name them.
@@ -17,7 +17,7 @@ from PIL import Image
 
 from flows.candidate import Candidate
 from flows.plan import Plan
-from infra.registry import ModelVersion, Registry
+from infra.registry import Registry
 from validation import Judgement
 
 EXPERIMENT = "scapre"
@@ -89,22 +89,6 @@ def log_judgement(
                 run.log_artifact(sheet)
         run.log_artifact(evidence, "evidence")
         return run.run_id
-
-
-def register_candidate(registry: Registry, plan: Plan, candidate: Candidate, verdict: str, run_id: str) -> ModelVersion:
-    """Registers a candidate as a model version that points into the object store. Idempotent."""
-    return registry.register(
-        source=candidate.uri,
-        digest=candidate.digest,
-        run_id=run_id,
-        tags={
-            "scapre.key": plan.key,
-            "scapre.verdict": verdict,
-            "scapre.edit_digest": candidate.edit_digest,
-            "scapre.base_digest": plan.base_digest,
-            "scapre.requests": ",".join(plan.request_ids),
-        },
-    )
 
 
 def headline(judgement: Judgement) -> dict[str, float]:

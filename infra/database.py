@@ -20,7 +20,7 @@ from infra.errors import LedgerError, NoSpaceError, SettingsError, TransientFail
 METADATA = MetaData()
 VERSION_TABLE = "ledger_schema"
 """Not Alembic's usual name: MLflow takes that one, and may live in the same database."""
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest of the migrations."""
 BUSY_TIMEOUT_SECONDS = 30.0
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -3,11 +3,13 @@
 * At most one holder at a time, across processes and machines that share the database.
 * A lease that ran out may be taken over, so a killed holder blocks nobody for long.
 * A holder asks `ensure_held` right before each irreversible step: a lease that was lost stops it.
+* A lock for long work can be renewed by a thread while its process lives, so that the lease may stay short.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import Column, Connection, Engine, Float, String, Table, exc, insert, select, text, update
 
 from infra.database import METADATA, migrate, reading, writing
-from infra.errors import LockHeldError
+from infra.errors import InfraError, LockHeldError
 
 PROMOTION = "promotion"
 
@@ -98,6 +100,32 @@ def hold_lock(
         yield lock
     finally:
         lock.release()
+
+
+@contextmanager
+def keep_lock(
+    engine: Engine, *, owner: str, name: str, lease_seconds: float = 300.0, wait_seconds: float = 0.0
+) -> Generator[HeldLock]:
+    """Holds a lock for long work: a thread renews it, so the lease may be short and a killed holder soon replaced."""
+    ended = threading.Event()
+
+    def renew(lock: HeldLock) -> None:
+        while not ended.wait(lease_seconds / 3):
+            try:
+                lock.ensure_held()
+            except LockHeldError:
+                return  # lost for good: the holder's own `ensure_held` says so
+            except InfraError:
+                continue  # a busy database: the lease outlives two missed renewals
+
+    with hold_lock(engine, owner=owner, name=name, lease_seconds=lease_seconds, wait_seconds=wait_seconds) as lock:
+        thread = threading.Thread(target=renew, args=(lock,), name=f"renews {name}", daemon=True)
+        thread.start()
+        try:
+            yield lock
+        finally:
+            ended.set()
+            thread.join()
 
 
 def _take(lock: HeldLock) -> bool:

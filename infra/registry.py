@@ -2,25 +2,25 @@
 
 * Large bytes never pass through MLflow: a version holds the URI of the object store, digests and the run that made it.
 * Registering the same digest twice gives the same version.
-* `champion` moves only under the promotion lock, and only from the version the caller decided on.
+* `champion` and `previous` move only under the promotion lock, and only from the champion the caller decided on.
+* What is asked for twice is written once: aliases and tags that are right already are left alone.
 * Versions are compared as text: MLflow gives numbers from a database and text from a server.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.errors import NotFoundError, RegistryError, StaleChampionError
+from infra.errors import NotFoundError, StaleChampionError
 from infra.locks import HeldLock
 from infra.tracking import TrackedRun, sorted_failures
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 DIGEST_TAG = "scapre.digest"
-_PENDING_TAG = "scapre.promotion"
+STANDING_TAG = "scapre.standing"
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,6 @@ class ModelVersion:
     """Everything else that was recorded with it."""
     aliases: tuple[str, ...] = ()
     """Which of candidate, champion and previous point here."""
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What a promotion changed, and so what undoing it restores."""
-
-    champion: str
-    """The version that is champion now."""
-    champion_before: str | None
-    """The champion until then; None for the first promotion."""
-    previous_before: str | None
-    """Where `previous` pointed until then."""
-    was_candidate: bool
-    """Whether `candidate` pointed at the new champion."""
 
 
 class Registry:
@@ -92,16 +78,37 @@ class Registry:
             with sorted_failures(f"run {run.info.run_id}"):
                 self._client.set_terminated(run.info.run_id, status)
 
+    def discard_runs(self, experiment: str, *, tag: str, value: str) -> list[str]:
+        """Removes the runs that carry a tag's value: logged by a killed process and never recorded. Returns which.
+
+        MLflow keeps a removed run restorable, but lists it no longer.
+        """
+        with sorted_failures(f"experiment {experiment}"):
+            known = self._client.get_experiment_by_name(experiment)
+            if known is None:
+                return []
+            found = self._client.search_runs([known.experiment_id], filter_string=f"tags.`{tag}` = '{value}'")
+            for run in found:
+                self._client.delete_run(run.info.run_id)
+        return [run.info.run_id for run in found]
+
     def register(
-        self, *, source: str, digest: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        *,
+        source: str,
+        digest: str,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str | None = None,
     ) -> ModelVersion:
-        """Registers weights that are in the object store and points `candidate` at them.
+        """Registers weights that are in the object store and points `candidate` at them, unless they are champion.
 
         Args:
             source: Their URI, from `ObjectStore.locate`.
             digest: Their directory digest, from `ObjectStore.put_directory`.
             run_id: The run that made them.
             tags: Further digests and opaque identifiers.
+            description: What a reader of the registry should know of this version; Markdown.
         """
         self._ensure_model()
         with sorted_failures(f"model {self.model_name}"):
@@ -113,11 +120,17 @@ class Registry:
                 same[0]
                 if same
                 else self._client.create_model_version(
-                    self.model_name, source, run_id=run_id, tags={**(tags or {}), DIGEST_TAG: digest}
+                    self.model_name,
+                    source,
+                    run_id=run_id,
+                    tags={**(tags or {}), DIGEST_TAG: digest},
+                    description=description,
                 )
             )
-            self._client.set_registered_model_alias(self.model_name, CANDIDATE, str(created.version))
-        return self.version(created.version)
+        number, aliases = str(created.version), self.aliases()
+        if number not in (aliases.get(CANDIDATE), aliases.get(CHAMPION)):
+            self._point(CANDIDATE, number)
+        return self.version(number)
 
     def version(self, version: str | int) -> ModelVersion:
         """Returns one version.
@@ -127,7 +140,7 @@ class Registry:
         """
         with sorted_failures(f"version {version} of {self.model_name}"):
             found = self._client.get_model_version(self.model_name, str(version))
-            aliases = self._aliases()
+            aliases = self.aliases()
         return ModelVersion(
             version=str(found.version),
             source=str(found.source),
@@ -136,12 +149,6 @@ class Registry:
             tags=dict(found.tags),
             aliases=tuple(sorted(alias for alias, target in aliases.items() if target == str(found.version))),
         )
-
-    def tag_version(self, version: str | int, tags: Mapping[str, str]) -> None:
-        """Records digests and opaque identifiers with a version; an empty text says that there is none any more."""
-        with sorted_failures(f"version {version} of {self.model_name}"):
-            for name, value in tags.items():
-                self._client.set_model_version_tag(self.model_name, str(version), name, value)
 
     def versions(self) -> list[ModelVersion]:
         """Returns all versions, oldest first."""
@@ -161,14 +168,17 @@ class Registry:
         """Returns the version to roll back to."""
         return self._by_alias(PREVIOUS)
 
-    def promote(self, version: str | int, *, expected_champion: str | int | None, lock: HeldLock) -> Promotion:
-        """Makes `version` the champion, and the champion until then `previous`.
+    def point(
+        self, *, champion: str | int | None, previous: str | int | None, expected: str | int | None, lock: HeldLock
+    ) -> None:
+        """Makes `champion` and `previous` point where they should, and takes `candidate` off a new champion.
 
-        Safe to repeat after a kill at any point: a promotion that already happened is returned as it is.
+        Safe to repeat after a kill at any point, and its own undo: point back at what was.
 
         Args:
-            version: The version to promote.
-            expected_champion: The champion the decision was taken against; None for the first promotion.
+            champion: The version in production; None for none.
+            previous: The version that a rollback restores; None for none.
+            expected: The champion the decision was taken against; None for none.
             lock: The promotion lock, held by the caller.
 
         Raises:
@@ -176,67 +186,42 @@ class Registry:
             LockHeldError: the lease of the lock ran out.
             NotFoundError: there is no such version.
         """
-        target, expected = self.version(version).version, _as_text(expected_champion)
-        lock.ensure_held()
-        aliases, promotion = self._aliases(), self._pending()
-        is_repeat = promotion is not None and (promotion.champion, promotion.champion_before) == (target, expected)
-        if promotion is None or not is_repeat:
-            promotion = Promotion(target, expected, aliases.get(PREVIOUS), aliases.get(CANDIDATE) == target)
+        wanted = {PREVIOUS: _as_text(previous), CHAMPION: _as_text(champion)}
+        for version in filter(None, wanted.values()):
+            self.version(version)
+        aliases = self.aliases()
         found = aliases.get(CHAMPION)
-        if found != expected and not (is_repeat and found == target):
+        if found not in (_as_text(expected), wanted[CHAMPION]):
             raise StaleChampionError(
                 f"expected champion {expected or 'none'} of {self.model_name}, found {found or 'none'}; "
                 "somebody promoted in between: judge and approve against the new champion"
             )
-        if target == expected:
-            raise RegistryError(f"expected a version other than the champion, found {target}; nothing to promote")
-        self._note(promotion)
-        self._point(PREVIOUS, expected)
-        lock.ensure_held()
-        self._point(CHAMPION, target)
-        if aliases.get(CANDIDATE) == target:
+        for alias, version in wanted.items():
+            if aliases.get(alias) != version:
+                lock.ensure_held()
+                self._point(alias, version)
+        if champion is not None and aliases.get(CANDIDATE) == wanted[CHAMPION]:
             self._point(CANDIDATE, None)
-        return promotion
 
-    def undo(self, promotion: Promotion, *, lock: HeldLock) -> None:
-        """Puts all aliases back where a promotion found them; undoing twice is undoing once.
+    def point_candidate(self, version: str | int) -> None:
+        """Points `candidate` at a version again, unless a newer one took its place."""
+        if CANDIDATE not in self.aliases():
+            self._point(CANDIDATE, str(version))
 
-        Raises:
-            StaleChampionError: something else happened since; undoing would discard it.
-        """
-        lock.ensure_held()
-        aliases, pending = self._aliases(), self._pending()
-        found = aliases.get(CHAMPION)
-        if pending is None and found == promotion.champion_before:
-            return
-        if pending != promotion or found not in (promotion.champion, promotion.champion_before):
-            raise StaleChampionError(
-                f"expected champion {promotion.champion} as this promotion left it, found {found or 'none'} and later "
-                "changes; nothing was undone: roll back instead"
-            )
-        self._point(CHAMPION, promotion.champion_before)
-        self._point(PREVIOUS, promotion.previous_before)
-        if promotion.was_candidate and aliases.get(CANDIDATE) is None:
-            self._point(CANDIDATE, promotion.champion)
-        self._note(None)
-
-    def roll_back(self, *, expected_champion: str | int, lock: HeldLock) -> Promotion:
-        """Makes `previous` the champion again, and the champion `previous`.
-
-        Raises:
-            RegistryError: there is no previous version.
-            StaleChampionError: the champion is not the one the caller means to leave.
-        """
-        previous = self.previous()
-        if previous is None:
-            raise RegistryError(f"expected a previous version of {self.model_name}, found none; nothing to return to")
-        return self.promote(previous.version, expected_champion=expected_champion, lock=lock)
+    def tag_version(self, version: str | int, tags: Mapping[str, str]) -> None:
+        """Records digests and opaque identifiers with a version; an empty text says that there is none any more."""
+        known = self.version(version).tags
+        with sorted_failures(f"version {version} of {self.model_name}"):
+            for name, value in tags.items():
+                if known.get(name) != value:
+                    self._client.set_model_version_tag(self.model_name, str(version), name, value)
 
     def _by_alias(self, alias: str) -> ModelVersion | None:
-        target = self._aliases().get(alias)
+        target = self.aliases().get(alias)
         return None if target is None else self.version(target)
 
-    def _aliases(self) -> dict[str, str]:
+    def aliases(self) -> dict[str, str]:
+        """Returns the version each alias points at."""
         try:
             with sorted_failures(f"model {self.model_name}"):
                 model = self._client.get_registered_model(self.model_name)
@@ -250,17 +235,6 @@ class Registry:
                 self._client.delete_registered_model_alias(self.model_name, alias)
             else:
                 self._client.set_registered_model_alias(self.model_name, alias, version)
-
-    def _pending(self) -> Promotion | None:
-        """The promotion begun last, which may have been killed half-way; None once undone."""
-        with sorted_failures(f"model {self.model_name}"):
-            noted = self._client.get_registered_model(self.model_name).tags.get(_PENDING_TAG)
-        return Promotion(**json.loads(noted)) if noted else None
-
-    def _note(self, promotion: Promotion | None) -> None:
-        text = "" if promotion is None else json.dumps(asdict(promotion))
-        with sorted_failures(f"model {self.model_name}"):
-            self._client.set_registered_model_tag(self.model_name, _PENDING_TAG, text)
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException

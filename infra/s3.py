@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
 from infra.atomic import written_beside
-from infra.digests import require_digest, sha256_bytes, sha256_file, sha256_handle
+from infra.digests import CHUNK_BYTES, require_digest, sha256_bytes, sha256_file, sha256_handle
 from infra.errors import (
     DigestMismatchError,
     InfraError,
@@ -177,6 +178,18 @@ class S3Store(ObjectStore):
             return path
 
         return self._call(self.locate(key), get)
+
+    def hash_object(self, key: str) -> str:
+        """See `ObjectStore.hash_object`."""
+        name = self._name(key)
+
+        def read() -> str:
+            total = hashlib.sha256()
+            for chunk in self._client.get_object(Bucket=self.bucket, Key=name)["Body"].iter_chunks(CHUNK_BYTES):
+                total.update(chunk)
+            return total.hexdigest()
+
+        return self._call(self.locate(key), read)
 
     def size_bytes(self, key: str) -> int | None:
         """See `ObjectStore.size_bytes`."""

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         description="Table of deadlines for takedown requests; the one that ships when unset.",
     )
     promotion_lease_seconds: float = Field(
-        default=300.0, gt=0, description="After this long without renewal, the promotion lock may be taken over."
+        default=60.0, gt=0, description="After this long without renewal, the lock of a killed run may be taken over."
     )
 
     mlflow_tracking_uri: str = Field(
@@ -81,7 +81,11 @@ class Settings(BaseSettings):
         default="scapre-reference", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name in the registry."
     )
 
-    @field_validator("home", "base_model", "detectors", "deadlines")
+    approval_policy: Path | None = Field(
+        default=None, description="Who must approve what, a YAML file; the one that ships with the flows when unset."
+    )
+
+    @field_validator("home", "base_model", "detectors", "deadlines", "approval_policy")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().resolve() if path else None

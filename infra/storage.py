@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -54,6 +55,10 @@ class ObjectStore(Protocol):
 
     def get_file(self, key: str, path: Path, *, digest: str | None = None) -> Path:
         """Fetches an object to `path`; with `digest`, only that content, and not again if `path` holds it."""
+        ...
+
+    def hash_object(self, key: str) -> str:
+        """Returns the SHA-256 of an object's bytes as they are stored now, read in chunks and kept nowhere."""
         ...
 
     def size_bytes(self, key: str) -> int | None:
@@ -124,6 +129,32 @@ class ObjectStore(Protocol):
             self.get_file(_blob_key(entry), folder / entry.path, digest=entry.sha256)
         return folder
 
+    def differences(self, key: str, *, digest: str, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Returns one sentence for each stored file that is not, byte for byte, what the directory's digest covers.
+
+        Args:
+            key: Of the stored directory.
+            digest: What `put_directory` returned.
+            on_progress: Called with bytes read and bytes in all.
+        """
+        try:
+            manifest = self.manifest(key, digest=digest)
+        except PermanentFailure as error:
+            return [f"{MANIFEST_NAME}: {error}"]
+        sentences, done = [], 0
+        for entry in manifest.entries:
+            try:
+                found = self.hash_object(_blob_key(entry))
+            except NotFoundError:
+                sentences.append(f"{entry.path}: missing from the store")
+            else:
+                if found != entry.sha256:
+                    sentences.append(f"{entry.path}: expected SHA-256 {entry.sha256}, found {found}")
+            done += entry.bytes
+            if on_progress:
+                on_progress(done, manifest.total_bytes)
+        return sentences
+
 
 class LocalStore(ObjectStore):
     """Objects as plain files below one folder."""
@@ -167,6 +198,10 @@ class LocalStore(ObjectStore):
             return path
         _copy(self._existing(key), path, digest=digest)
         return path
+
+    def hash_object(self, key: str) -> str:
+        """See `ObjectStore.hash_object`."""
+        return sha256_file(self._existing(key))
 
     def size_bytes(self, key: str) -> int | None:
         """See `ObjectStore.size_bytes`."""

@@ -15,7 +15,14 @@ from flows.services import open_services
 if TYPE_CHECKING:
     from flows.takedown import TakedownOutcome
 
-app = typer.Typer(no_args_is_help=True, help="Unlearn the union of active requests, judge, promote.")
+_PROMOTION = {
+    "promoted": "version {version} is champion",
+    "refused": "champion untouched",
+    "waiting": "version {version} waits for a person; champion untouched: `scapre approve {digest} --by NAME`",
+    "declined": "version {version} was declined by a person; champion untouched",
+}
+
+app = typer.Typer(no_args_is_help=True, help="Unlearn the union of active requests, judge, promote what is approved.")
 
 
 @app.callback()
@@ -66,11 +73,14 @@ def report_outcome(outcome: "TakedownOutcome") -> int:
     for reason in outcome.reasons:
         typer.echo(f"because     {reason}")
     typer.echo(f"verdict     {outcome.verdict}")
-    promoted = f"version {outcome.version} is champion" if outcome.is_promoted else "champion untouched"
-    typer.echo(f"promotion   {promoted}")
+    typer.echo(
+        f"promotion   {_PROMOTION[outcome.decision].format(version=outcome.version, digest=outcome.digest[:16])}"
+    )
     typer.echo(f"report      {outcome.evidence / 'report.html'}")
     if outcome.is_void:
         return ExitCode.COULD_NOT_JUDGE
+    if outcome.decision in ("waiting", "declined"):
+        return ExitCode.WAITING if outcome.decision == "waiting" else ExitCode.FAILED
     return {"passed": ExitCode.OK, "failed": ExitCode.FAILED}.get(outcome.verdict, ExitCode.INCONCLUSIVE)
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import scapre
 from flows import candidate as candidates
-from flows import intake, promotion
+from flows import intake
+from flows.approval import settle_candidate
+from flows.decisions import judged_key
 from flows.evidence import Kept, keep_evidence
 from flows.integrity import check_integrity
 from flows.judgement import assign_roles, judge_checkpoint, load_detectors
 from flows.plan import Plan, make_plan
 from flows.requests import TakedownRequest
 from flows.services import Services, open_services
-from flows.tracking import register_candidate
 from infra.chain import EntryKind
 from infra.settings import load_settings
 from validation import parse_policy
@@ -87,6 +88,17 @@ def promote(home: Path, **dials: float) -> Promoted:
     )
     kept = keep_evidence(services, plan, candidate, judgement, roles=roles, data_docs=None)
     registry = services.open_registry()
-    version = register_candidate(registry, plan, candidate, judgement.verdict, "")
-    promotion.promote(services, registry, plan, version=version, verdict=judgement.verdict, evidence=kept.digest)
+    judged = services.ledger.append(
+        EntryKind.JUDGED,
+        {
+            "key": plan.key,
+            "digest": candidate.digest,
+            "verdict": judgement.verdict,
+            "evidence": kept.digest,
+            "run_id": None,
+            "request_ids": list(plan.request_ids),
+        },
+        idempotency_key=judged_key(plan.key),
+    )
+    assert settle_candidate(services, registry, judged).decision == "promoted"
     return Promoted(services, plan, kept, request_id)

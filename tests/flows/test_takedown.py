@@ -111,6 +111,7 @@ def test_a_request_becomes_a_promoted_model_with_everything_in_s3(finished, s3_s
         "request_validated",
         "candidate_built",
         "judged",
+        "approved",
         "promoted",
     ]
     assert installation.run("ledger", "verify")[0] == 0

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, exc, inspect, text
 from infra.chain import EntryKind
 from infra.database import _MIGRATIONS, METADATA, SCHEMA_VERSION, VERSION_TABLE, migrate, schema_version, writing
 from infra.errors import LedgerError
+from infra.intents import find_intent
 from infra.ledger import Ledger
 from infra.locks import acquire_lock
 from infra.personal import PersonalRecords
@@ -25,6 +26,7 @@ def make_as_before_migrations(engine: Engine) -> None:
             f"DROP TABLE {VERSION_TABLE}",
             "DROP INDEX ix_ledger_entries_kind",
             "DROP TABLE locks",
+            "DROP TABLE intents",
         ):
             connection.execute(text(statement))
 
@@ -51,6 +53,7 @@ def test_a_database_of_before_migrations_is_taken_over_with_all_it_holds(engine)
     assert [entry.body for entry in ledger.entries()] == [{"version": "1"}]
     assert ledger.verify() == []
     acquire_lock(engine, owner="a", lease_seconds=1).release()
+    assert find_intent(engine, "champion") is None
     with pytest.raises(exc.IntegrityError, match="append-only"), writing(engine) as connection:
         connection.execute(text("UPDATE ledger_entries SET kind = 'x'"))
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from infra.errors import LockHeldError, NotFoundError, RegistryError, StaleChampionError
+from infra.errors import LockHeldError, NotFoundError, StaleChampionError
 from infra.locks import HeldLock, acquire_lock, hold_lock
 from infra.registry import ModelVersion, Registry
 
@@ -94,28 +94,33 @@ def test_nothing_is_champion_before_the_first_promotion(registry: Registry):
         registry.version(9)
 
 
-def test_promotions_move_the_aliases_and_roll_back(registry: Registry, lock: HeldLock):
-    for number in (1, 2):
-        register(registry, number)
-        expected = registry.champion()
-        registry.promote(number, expected_champion=expected.version if expected else None, lock=lock)
+def promote(registry: Registry, number: int, *, lock: HeldLock, expected: int | None = None) -> None:
+    registry.point(champion=number, previous=expected, expected=expected, lock=lock)
+
+
+def test_aliases_move_together_and_back(registry: Registry, lock: HeldLock):
+    register(registry, 1)
+    promote(registry, 1, lock=lock)
+    register(registry, 2)
+    promote(registry, 2, expected=1, lock=lock)
     assert numbers(registry) == ("2", "1", None)
-    registry.roll_back(expected_champion=2, lock=lock)
-    assert numbers(registry) == ("1", "2", None)
+    registry.point(champion=1, previous=None, expected=2, lock=lock)
+    registry.point_candidate(2)
+    assert numbers(registry) == ("1", None, "2")
+    registry.point(champion=None, previous=None, expected=1, lock=lock)
+    assert numbers(registry) == (None, None, "2")
 
 
 def test_a_stale_expectation_is_refused(registry: Registry, lock: HeldLock):
     for number in (1, 2, 3):
         register(registry, number)
-    registry.promote(1, expected_champion=None, lock=lock)
-    registry.promote(2, expected_champion="1", lock=lock)
+    promote(registry, 1, lock=lock)
+    promote(registry, 2, expected=1, lock=lock)
     for stale in (None, 1):
         with pytest.raises(StaleChampionError, match="found 2; somebody promoted in between"):
-            registry.promote(3, expected_champion=stale, lock=lock)
+            promote(registry, 3, expected=stale, lock=lock)
     with pytest.raises(NotFoundError):
-        registry.promote(99, expected_champion=2, lock=lock)
-    with pytest.raises(RegistryError, match="nothing to promote"):
-        registry.promote(2, expected_champion=2, lock=lock)
+        promote(registry, 99, expected=2, lock=lock)
     assert numbers(registry) == ("2", "1", "3")
 
 
@@ -123,34 +128,33 @@ def test_only_one_of_many_promotions_against_the_same_champion_happens(registry:
     for number in range(1, 5):
         register(registry, number)
 
-    def promote(number: int) -> bool:
+    def attempt(number: int) -> bool:
         try:
             with hold_lock(engine, owner=f"run-{number}", wait_seconds=60) as held:
-                registry.promote(number, expected_champion=None, lock=held)
+                promote(registry, number, lock=held)
         except StaleChampionError:
             return False
         return True
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(promote, range(1, 5))) == 1
+        assert sum(pool.map(attempt, range(1, 5))) == 1
 
 
-def test_a_lost_lease_stops_a_promotion(registry: Registry, engine: Engine, lock: HeldLock):
+def test_a_lost_lease_stops_a_promotion(registry: Registry, lock: HeldLock):
     register(registry, 1)
     lock.release()
     with pytest.raises(LockHeldError):
-        registry.promote(1, expected_champion=None, lock=lock)
+        promote(registry, 1, lock=lock)
     assert registry.champion() is None
 
 
-@pytest.mark.parametrize("survived", range(6))
+@pytest.mark.parametrize("survived", range(4))
 def test_a_promotion_killed_at_any_point_can_be_repeated_and_undone(registry: Registry, engine: Engine, survived: int):
     lock = acquire_lock(engine, owner="test")
     for number in (1, 2, 3):
         register(registry, number)
-    registry.promote(1, expected_champion=None, lock=lock)
-    registry.promote(2, expected_champion=1, lock=lock)
-    before = numbers(registry)
+    promote(registry, 1, lock=lock)
+    promote(registry, 2, expected=1, lock=lock)
 
     class KilledError(BaseException):
         pass
@@ -169,30 +173,39 @@ def test_a_promotion_killed_at_any_point_can_be_repeated_and_undone(registry: Re
 
     client = type(registry._client)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("set_registered_model_alias", "delete_registered_model_alias", "set_registered_model_tag"):
+        for name in ("set_registered_model_alias", "delete_registered_model_alias"):
             patch.setattr(client, name, killed_after(getattr(client, name)))
         with contextlib.suppress(KilledError):
-            registry.promote(3, expected_champion=2, lock=lock)
-    promotion = registry.promote(3, expected_champion=2, lock=lock)
+            promote(registry, 3, expected=2, lock=lock)
+    promote(registry, 3, expected=2, lock=lock)
     assert numbers(registry) == ("3", "2", None)
-    assert promotion.previous_before == "1"
-    registry.undo(promotion, lock=lock)
-    registry.undo(promotion, lock=lock)
-    assert numbers(registry)[:2] == before[:2]
+    promote(registry, 3, expected=2, lock=lock)
+    registry.point(champion=2, previous=1, expected=3, lock=lock)
+    registry.point_candidate(3)
+    assert numbers(registry) == ("2", "1", "3")
 
 
-def test_undoing_the_first_promotion_leaves_no_champion(registry: Registry, lock: HeldLock):
+def test_registering_a_champion_again_does_not_make_it_a_candidate(registry: Registry, lock: HeldLock):
     register(registry, 1)
-    promotion = registry.promote(1, expected_champion=None, lock=lock)
-    registry.undo(promotion, lock=lock)
-    assert numbers(registry) == (None, None, "1")
+    promote(registry, 1, lock=lock)
+    assert register(registry, 1).aliases == ("champion",)
+    assert numbers(registry) == ("1", None, None)
 
 
-def test_undoing_never_discards_a_later_promotion(registry: Registry, lock: HeldLock):
-    for number in (1, 2):
-        register(registry, number)
-    first = registry.promote(1, expected_champion=None, lock=lock)
-    registry.promote(2, expected_champion=1, lock=lock)
-    with pytest.raises(StaleChampionError, match="nothing was undone"):
-        registry.undo(first, lock=lock)
-    assert numbers(registry) == ("2", "1", None)
+def test_tags_and_descriptions_are_kept_with_a_version(registry: Registry):
+    described = registry.register(source="s3://b/k", digest="d" * 64, description="what it is")
+    registry.tag_version(described.version, {"standing": "champion", "entry": "e"})
+    registry.tag_version(described.version, {"standing": "former"})
+    assert {"standing": "former", "entry": "e"}.items() <= registry.version(described.version).tags.items()
+    found = registry._client.get_model_version(registry.model_name, described.version)
+    assert found.description == "what it is"
+
+
+def test_runs_that_a_killed_process_left_are_discarded(registry: Registry):
+    for key in ("k1", "k1", "k2"):
+        with registry.start_run("discarding", tags={"scapre.key": key}):
+            pass
+    assert len(registry.discard_runs("discarding", tag="scapre.key", value="k1")) == 2
+    assert registry.discard_runs("discarding", tag="scapre.key", value="k1") == []
+    assert registry.discard_runs("no such experiment", tag="scapre.key", value="k1") == []
+    assert len(registry.discard_runs("discarding", tag="scapre.key", value="k2")) == 1

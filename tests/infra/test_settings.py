@@ -50,7 +50,7 @@ def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPat
         ("SCAPRE_S3_ACCESS_KEY_ID", "only-half", "s3_access_key_id and s3_secret_access_key together"),
         ("SCAPRE_REGISTERED_MODEL_NAME", "it's", "SCAPRE_REGISTERED_MODEL_NAME"),
         ("SCAPRE_HOEM", "x", "found SCAPRE_HOEM; did you mean SCAPRE_HOME?"),
-        ("SCAPRE_XQZW", "x", "found SCAPRE_XQZW; known are SCAPRE_BASE_MODEL"),
+        ("SCAPRE_XQZW", "x", "found SCAPRE_XQZW; known are SCAPRE_APPROVAL_POLICY"),
     ],
 )
 def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str):
