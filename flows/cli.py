@@ -20,6 +20,7 @@ from flows.commands import (
     engine,
     evidence,
     export,
+    gate,
     judge,
     ledger,
     packs,
@@ -51,6 +52,7 @@ app.command("approvals")(approval.approvals)
 app.command("approve")(approval.approve)
 app.command("decline")(approval.decline)
 app.command("rollback")(registry.rollback)
+app.command("gate")(gate.gate)
 app.command("watchdog")(watchdog.watchdog)
 app.command("status")(takedown.status)
 app.command("settings")(engine.settings)

@@ -8,22 +8,16 @@ Guarantees:
     4. A regression against the promotion's own bounds opens an incident; the champion is left where it is.
 """
 
-import hashlib
 import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import rfc8785
 from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from flows import candidate as candidates
-from flows import incidents, intake
-from flows.budget import Fitted, fit, pictures_of_others
+from flows import incidents
 from flows.champions import (
     AlteredChampionError,
     Champion,
@@ -32,39 +26,22 @@ from flows.champions import (
     find_champion,
     read_promised,
 )
+from flows.compliance_plan import NOTHING_TO_ASK, PREFIX, Check, ComplianceOrder, active_requests, plan_check
 from flows.evidence import Kept, keep_bundle
-from flows.judgement import Roles, describe_roles, judge_checkpoint, load_detectors, roles_of
-from flows.pace import pictures_within
-from flows.plan import union
-from flows.progress import console, progress_bar
+from flows.judgement import describe_roles, judge_checkpoint
+from flows.progress import both
 from flows.regressions import Regression, find_regressions, list_not_passed, subject_names
-from flows.requests import TakedownRequest
+from flows.run_page import show_judgement, shown_progress
 from flows.services import Services, open_services
 from flows.steps import step
 from flows.tracking import log_judgement
+from flows.turns import turn_to_render
 from infra.chain import Entry, EntryKind
 from infra.registry import Registry
-from validation import Detectors, Integrity, Subject, load_policy
+from validation import Integrity
 from validation.judgement import Verdict
-from validation.plan import load_packs
 
-DEFAULT_POLICY = Path(__file__).parent / "policy.yaml"
-PREFIX = "reverified"
-NOTHING_TO_ASK = "the champion was made for no request that is active: there is nothing to ask"
 UNALTERED = Integrity(True, "every file of the champion is, byte for byte, what was promoted")
-
-
-class ComplianceOrder(BaseModel):
-    """What one compliance run is asked to do; the form that Prefect shows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base: str = Field(default="reference", min_length=1, description="name of the base model in the object store")
-    policy: Path | None = Field(default=None, description="policy file; default: the one that ships with the flows")
-    max_pictures: int | None = Field(default=None, ge=1, description="pictures to ask for at most; empty: no limit")
-    max_minutes: float | None = Field(
-        default=None, gt=0, description="about how long to draw at most, at this machine's pace; empty: no limit"
-    )
 
 
 class ComplianceOutcome(BaseModel):
@@ -91,28 +68,11 @@ class ComplianceOutcome(BaseModel):
     """The same, on this machine."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One re-judgement, fixed before anything is drawn."""
-
-    champion: Champion
-    promised: Promised
-    requests: dict[str, TakedownRequest]
-    """Active, and in the champion."""
-    pending: tuple[str, ...]
-    fitted: Fitted
-    roles: Roles
-    detectors: Detectors
-    key: str
-
-
 @flow(name="compliance", validate_parameters=True, persist_result=True)
 def compliance(order: ComplianceOrder) -> ComplianceOutcome:
     """Judges the champion anew against every active request and opens an incident on a regression."""
     services = open_services()
     registry = services.open_registry()
-    if not _active(services, order.base):
-        return ComplianceOutcome(verdict="passed", reasons=(NOTHING_TO_ASK,))
     work = services.cache / "compliance" / order.base
     try:
         champion = find_champion(services, registry)
@@ -138,85 +98,6 @@ def compliance(order: ComplianceOrder) -> ComplianceOutcome:
     return outcome
 
 
-def preview(services: Services, order: ComplianceOrder) -> list[str]:
-    """Returns what a run would ask, in words; reads the champion, and changes and draws nothing but for the pace."""
-    if not _active(services, order.base):
-        return [NOTHING_TO_ASK]
-    champion = find_champion(services, services.open_registry())
-    with tempfile.TemporaryDirectory() as folder:
-        promised = read_promised(services, champion, Path(folder) / "promotion")
-        base = candidates.fetch_base(services, order.base, digest=champion.base_digest)
-        check = plan_check(services, order, champion, promised, base=base.folder)
-    judged = sorted(check.fitted.requests)
-    return [
-        f"champion    version {champion.version.version}, digest {champion.version.digest}",
-        f"judge       {', '.join(judged)}",
-        f"pending     {', '.join(check.pending) or 'none'}",
-        f"left out    {', '.join(check.fitted.left_out) or 'none'}",
-        f"pictures    at most {check.fitted.at_most}, those included that are there already",
-        f"key         {check.key}",
-    ]
-
-
-def plan_check(
-    services: Services, order: ComplianceOrder, champion: Champion, promised: Promised, *, base: Path
-) -> Check:
-    """Returns what a run would ask now; changes nothing.
-
-    Raises:
-        BadRequestError: The budget holds not one request, or requests contradict each other.
-    """
-    policy = load_policy(order.policy or DEFAULT_POLICY)
-    active = _active(services, order.base)
-    covered = {request_id: request for request_id, request in active.items() if request_id in champion.request_ids}
-    requests = _longest_unseen_first(services, covered, champion)
-    detectors = load_detectors(services.settings.detectors, services.settings.resolve_device())
-    everything = _roles(requests, promised, detectors)
-    others = pictures_of_others(policy, retained=len(everything.retained), hidden=len(everything.hidden))
-    limit = order.max_pictures
-    if order.max_minutes is not None:
-        in_time = pictures_within(services, base, minutes=order.max_minutes)
-        limit = in_time if limit is None else min(limit, in_time)
-    fitted = fit(requests, policy=policy, others=others, limit=limit)
-    question = {
-        "digest": champion.version.digest,
-        "day": datetime.now(UTC).date().isoformat(),
-        "requests": sorted(fitted.requests),
-        "policy": fitted.policy.model_dump(mode="json"),
-        "packs": {name: pack.digest for name, pack in load_packs(policy).items()},
-        "detectors": dict(detectors.digests()),
-    }
-    return Check(
-        champion=champion,
-        promised=promised,
-        requests=requests,
-        pending=tuple(sorted(active.keys() - covered.keys())),
-        fitted=fitted,
-        roles=_roles(fitted.requests, promised, detectors),
-        detectors=detectors,
-        key=f"{PREFIX}/{hashlib.sha256(rfc8785.dumps(question)).hexdigest()}",
-    )
-
-
-def _active(services: Services, base: str) -> dict[str, TakedownRequest]:
-    return {key: request for key, request in intake.active_requests(services).items() if request.base == base}
-
-
-def _longest_unseen_first(
-    services: Services, requests: Mapping[str, TakedownRequest], champion: Champion
-) -> dict[str, TakedownRequest]:
-    seen: dict[str, int] = {}
-    for entry in services.ledger.entries(kind=EntryKind.REVERIFIED):
-        if entry.body["digest"] == champion.version.digest:
-            seen |= dict.fromkeys(entry.body["request_ids"], entry.sequence)
-    return dict(sorted(requests.items(), key=lambda item: (seen.get(item[0], 0), item[0])))
-
-
-def _roles(requests: Mapping[str, TakedownRequest], promised: Promised, detectors: Detectors) -> Roles:
-    targets = [Subject(s.concept, kind=s.kind, aliases=tuple(s.aliases)) for s in union(requests)]
-    return roles_of(targets, retained=promised.retained, detectors=detectors)
-
-
 @step("fetch and audit champion")
 def _fetch(services: Services, champion: Champion, folder: Path) -> Path:
     return fetch_champion(services, champion, folder)
@@ -230,7 +111,7 @@ def _read_promised(services: Services, champion: Champion, folder: Path) -> Prom
 @step("judge champion")
 def _judge(services: Services, check: Check, base: candidates.Base, folder: Path) -> Kept:
     key = check.key.removeprefix(f"{PREFIX}/")
-    with progress_bar("rendering", console()) as on_progress:
+    with turn_to_render(services, key) as stay, shown_progress("rendering") as on_progress:
         judgement = judge_checkpoint(
             services,
             base=(base.folder, base.digest),
@@ -239,11 +120,13 @@ def _judge(services: Services, check: Check, base: candidates.Base, folder: Path
             detectors=check.detectors,
             policy=check.fitted.policy,
             integrity=UNALTERED,
-            data_docs=None,
-            on_progress=on_progress,
+            on_progress=both(on_progress, stay),
         )
     request = {"request_ids": sorted(check.fitted.requests), "plan": key, "roles": describe_roles(check.roles)}
-    return keep_bundle(services, key, judgement, request=request)
+    kept = keep_bundle(services, key, judgement, request=request)
+    notes = {"pending": ", ".join(check.pending) or "none", "left out": ", ".join(check.fitted.left_out) or "none"}
+    show_judgement(kept, purpose="compliance", names=subject_names(check.requests), notes=notes)
+    return kept
 
 
 @step("record")
@@ -324,7 +207,7 @@ def _altered(services: Services, registry: Registry, base: str, said: str) -> Co
     version = registry.champion()
     digest = version.digest if version else "none"
     incident = incidents.open_incident(
-        services, digest=digest, findings=["altered"], reasons=[said], request_ids=list(_active(services, base))
+        services, digest=digest, findings=["altered"], reasons=[said], request_ids=list(active_requests(services, base))
     )
     incidents.announce(incident, registry, version=version.version if version else None)
     return ComplianceOutcome(verdict="inconclusive", reasons=(said,), is_void=True, incident=incident.incident_id)

@@ -16,6 +16,16 @@ def console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def both(first: OnProgress, second: OnProgress) -> OnProgress:
+    """Returns a callback that tells two."""
+
+    def tell(done: int, total: int) -> None:
+        first(done, total)
+        second(done, total)
+
+    return tell
+
+
 @contextmanager
 def progress_bar(description: str, console: Console) -> Generator[OnProgress]:
     """Yields a callback that shows progress until the block ends."""

@@ -6,7 +6,7 @@ Guarantees:
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,11 @@ def log_judgement(
         run.log_metrics(headline(judgement))
         run.log_table(judgement.summary, "concepts.json")
         run.log_figure(interval_figure(judgement), "intervals.png")
-        if may_show(judgement):
+        run.log_table(_gates_table(judgement), "gates.json")
+        if targets := shown_targets(judgement):
             with tempfile.TemporaryDirectory() as folder:
                 sheet = Path(folder) / "before_and_after.png"
-                before_and_after(judgement).save(sheet)
+                before_and_after(judgement, targets).save(sheet)
                 run.log_artifact(sheet)
         run.log_artifact(evidence, "evidence")
         return run.run_id
@@ -131,11 +132,17 @@ def interval_figure(judgement: Judgement) -> matplotlib.figure.Figure:
     return figure
 
 
-def before_and_after(judgement: Judgement) -> Image.Image:
+def shown_targets(judgement: Judgement) -> tuple[str, ...]:
+    """Returns the targets whose pictures may be kept beside the evidence: objects and styles, not persons or worse."""
+    kinds = dict(zip(judgement.measures.concept, judgement.measures.kind, strict=True))
+    return tuple(name for name in judgement.protocol.targets if kinds.get(name) in ("object", "style"))
+
+
+def before_and_after(judgement: Judgement, targets: Sequence[str]) -> Image.Image:
     """Returns each target's pictures on the same seeds: the base above, the candidate below."""
     measures = judgement.measures
     rows = []
-    for concept in judgement.protocol.targets:
+    for concept in targets:
         of_concept = measures[(measures.concept == concept) & (measures.role == "target")]
         shared = _first_pairs(of_concept)
         for model in ("base", "candidate"):
@@ -163,6 +170,7 @@ def _picture(judgement: Judgement, address: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def may_show(judgement: Judgement) -> bool:
-    """Whether pictures of this judgement may be kept elsewhere: none of an unsafe kind."""
-    return not bool((judgement.measures.kind == "unsafe").any())
+def _gates_table(judgement: Judgement) -> pd.DataFrame:
+    columns = ["gate", "concept", "role", "pack", "verdict", "estimate", "lower", "upper", "limit", "hits", "pictures"]
+    rows = [[getattr(gate, name) for name in columns] for gate in judgement.gates]
+    return pd.DataFrame(rows, columns=columns)

@@ -39,7 +39,7 @@ def run(
     The same champion, question and day is judged once. Exit codes: 0 passed, 1 failed, 2 inconclusive, 3 could not
     judge (a control failed, or the stored model is not what was promoted).
     """
-    from flows.compliance import ComplianceOrder, compliance, preview
+    from flows.compliance_plan import ComplianceOrder, preview
 
     order = ComplianceOrder(base=base, policy=policy, max_pictures=max_pictures, max_minutes=max_minutes)
     if dry_run:
@@ -47,6 +47,8 @@ def run(
             typer.echo(line)
         typer.echo("dry run: nothing was changed")
         return ExitCode.OK
+    from flows.compliance import compliance
+
     return _report(compliance(order))
 
 

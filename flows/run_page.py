@@ -1,0 +1,155 @@
+"""What the page of a run shows in Prefect: how far it is, the verdict, the gates, pictures, and where the report is.
+
+Guarantees:
+    1. A concept is named only if it is an object; styles, persons and unsafe concepts are `REQUEST#NUMBER`, since
+       Prefect keeps its pages beyond any erasure. The report, which is kept with the evidence, names them all.
+    2. Pictures are shown of objects and styles only.
+    3. The page follows the work and never decides it: a page that cannot be written stops nothing.
+"""
+
+import base64
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+
+from flows.evidence import Kept
+from flows.progress import OnProgress, console, progress_bar
+from flows.tracking import before_and_after, shown_targets
+from validation import GateResult, Judgement
+from validation.formats import percent_down, percent_up, points_down, points_up
+
+_SECONDS_BETWEEN_UPDATES = 2.0
+_log = logging.getLogger(__name__)
+
+Names = Mapping[str, tuple[str, ...]]
+"""Opaque names by concept in lower case, from `regressions.subject_names`."""
+
+
+@contextlib.contextmanager
+def shown_progress(description: str) -> Generator[OnProgress]:
+    """Yields a callback that shows progress on the terminal and on the run's page."""
+    artifact: UUID | None = None
+    with _never_in_the_way():
+        created = create_progress_artifact(0.0, key=description, description=f"{description}: pictures done")
+        artifact = cast(UUID, created)  # a coroutine only where a loop runs, which in a step it does not
+    shown_at = time.monotonic()
+    with progress_bar(description, console()) as on_console:
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown_at
+            on_console(done, total)
+            is_due = time.monotonic() - shown_at >= _SECONDS_BETWEEN_UPDATES
+            if artifact is not None and (is_due or done >= total):
+                shown_at = time.monotonic()
+                with _never_in_the_way():
+                    update_progress_artifact(artifact, progress=100.0 * done / max(total, 1))
+
+        yield show
+
+
+def show_judgement(kept: Kept, *, purpose: str, names: Names, notes: Mapping[str, str] | None = None) -> None:
+    """Puts a judgement on the run's page.
+
+    Args:
+        kept: The judgement and its evidence.
+        purpose: `takedown`, `compliance` or `release`; artifacts of one purpose have one history.
+        names: Opaque names of the concepts.
+        notes: Further lines for the verdict, by what they are.
+    """
+    judgement = kept.judgement
+    with _never_in_the_way():
+        create_markdown_artifact(_verdict(kept, notes or {}), key=f"{purpose}-verdict", description="the verdict")
+        create_table_artifact(gate_rows(judgement, names), key=f"{purpose}-gates", description="every gate")
+        create_link_artifact(f"{kept.uri}/report.html", link_text="report.html", key=f"{purpose}-report")
+        if sheet := picture_uri(judgement):
+            description = "the base above, the candidate below, same prompts and seeds"
+            create_image_artifact(sheet, key=f"{purpose}-before-and-after", description=description)
+
+
+def gate_rows(judgement: Judgement, names: Names) -> list[dict[str, Any]]:
+    """Returns the gates as rows of a table, what did not pass first."""
+    kinds = dict(zip(judgement.measures.concept, judgement.measures.kind, strict=True))
+    order = {"failed": 0, "inconclusive": 1, "passed": 2}
+    ranked = sorted(judgement.gates, key=lambda gate: (not gate.is_gated, order[gate.verdict]))
+    return [
+        {
+            "verdict": gate.verdict if gate.is_gated else "reported",
+            "gate": gate.gate,
+            "about": _about(gate, kinds, names),
+            "pack": gate.pack or "",
+            "found": f"{gate.hits} of {gate.pictures}" if gate.hits is not None else str(gate.pictures or ""),
+            "bounds": _bounds(gate),
+            "limit": "" if gate.limit is None else f"{gate.limit:g}",
+        }
+        for gate in ranked
+    ]
+
+
+def picture_uri(judgement: Judgement) -> str | None:
+    """Returns pictures before and after as a data URI, or None where there are none to show."""
+    targets = shown_targets(judgement)
+    if not targets:
+        return None
+    content = io.BytesIO()
+    before_and_after(judgement, targets).save(content, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _verdict(kept: Kept, notes: Mapping[str, str]) -> str:
+    judgement = kept.judgement
+    gates = [gate for gate in judgement.gates if gate.is_gated]
+    passed = sum(gate.verdict == "passed" for gate in gates)
+    pictures = len(judgement.measures)
+    word = "void: a control failed" if judgement.is_void else judgement.verdict
+    lines = [
+        f"# {word}",
+        f"{passed} of {len(gates)} gates and controls passed, on {pictures} pictures.",
+        "| | |",
+        "|---|---|",
+        f"| candidate | `{judgement.protocol.candidate_digest}` |",
+        f"| base | `{judgement.protocol.base_digest}` |",
+        f"| evidence | `{kept.digest}` |",
+        *(f"| {what} | {text} |" for what, text in notes.items()),
+    ]
+    return "\n".join([lines[0], "", lines[1], "", *lines[2:]])
+
+
+def _about(gate: GateResult, kinds: Mapping[str, str], names: Names) -> str:
+    if gate.concept is None:
+        return f"{gate.role} concepts" if gate.role else "all"
+    if kinds.get(gate.concept) == "object":
+        return gate.concept
+    return ", ".join(names.get(gate.concept.casefold(), ())) or f"a {gate.role or 'named'} concept"
+
+
+def _bounds(gate: GateResult) -> str:
+    if gate.lower is None or gate.upper is None:
+        return ""
+    if gate.gate in ("retention", "hidden"):
+        return f"{points_down(gate.lower)} to {points_up(gate.upper)} points"
+    if gate.gate == "quality":
+        return f"{gate.lower:+.3f} to {gate.upper:+.3f}"
+    return f"{percent_down(gate.lower)} to {percent_up(gate.upper)}"
+
+
+@contextlib.contextmanager
+def _never_in_the_way() -> Generator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        _log.warning("the run's page could not be written: %s", error)
