@@ -55,9 +55,9 @@ DIALS: Mapping[str, Dial] = {
     "floor": Dial(0.0, "relevance below which α is exactly 0 and the row stays bit for bit", 0, 1),
     "geometry": Dial(0.0, "β of the geometry alignment (eq. 5); W moves by t = β/(1+β) towards W0 R", 0),
     "row_weights": Dial(
-        "per_target",
-        "α: per target, shared (the maximum over targets, eq. 7), or uniform (1 everywhere, no decoupler)",
-        choices=("per_target", "shared", "uniform"),
+        "uniform",
+        "α: uniform (1 everywhere), or the decoupler's, per target or shared (the maximum over targets, eq. 7)",
+        choices=("uniform", "per_target", "shared"),
     ),
     "rank": Dial(1, "directions each target's slots are cut to if row_weights is per_target; otherwise none is cut", 1),
     "own_directions": Dial(
@@ -99,8 +99,10 @@ def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
 
 
 def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows targets"], dict[str, Any]]:
-    """Returns α and a report on it, in the precision the solve will use."""
+    """Returns α and a report on it, in the precision the solve will use; without the decoupler 1 and no report."""
     targets = problem.statistics.targets
+    if dials["row_weights"] == "uniform":
+        return problem.base.new_ones(len(problem.base), 1).expand(-1, len(targets)), {}
     rank = row_systems.usable_rank(targets, int(dials["rank"]))
     alpha = _contrasts(problem, row_systems.precision(len(targets), rank=rank, width=problem.base.shape[1]))
     noise = decoupler.spreading_noise(alpha) if dials["noise"] == "auto" else float(dials["noise"])
@@ -111,8 +113,6 @@ def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows tar
             information = information.max(dim=1, keepdim=True).values.expand_as(information)
         histogram += torch.histc(information / decoupler.LN2, bins=HISTOGRAM_BINS, min=0.0, max=1.0)
         alpha[rows] = decoupler.relevance(information, floor=float(dials["floor"]))
-    if dials["row_weights"] == "uniform":
-        alpha.fill_(1.0)
     report = {
         "noise": noise,
         "information_histogram": [int(count) for count in histogram.tolist()],

@@ -1,6 +1,7 @@
 """The default method: equal to its formula, and every component of it can be switched off."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -65,27 +66,30 @@ def naive_scapre(problem: Problem, *, ridge: float, kept: float, strength: float
 @given(seed=st.integers(0, 200), ridge=st.floats(1e-3, 1.0), kept=st.floats(0.1, 50.0), strength=st.floats(0.01, 100.0))
 def test_scapre_equals_its_formula(seed: int, ridge: float, kept: float, strength: float) -> None:
     problem = problem_of(seed)
-    dials = {"ridge": ridge, "retention_strength": kept, "erasure_strength": strength, "floor": 0.2}
-    expected = naive_scapre(problem, ridge=ridge, kept=kept, strength=strength, alpha=naive_weights(problem, floor=0.2))
-    assert_close(solve(problem, "scapre", rank=99, **dials).delta, expected, 1e-8)
+    dials = {"ridge": ridge, "retention_strength": kept, "erasure_strength": strength}
+    naive = functools.partial(naive_scapre, problem, ridge=ridge, kept=kept, strength=strength)
+    ones = torch.ones(len(problem.base), len(problem.statistics.targets), dtype=torch.float64)
+    assert_close(solve(problem, "scapre", **dials).delta, naive(alpha=ones), 1e-8)
+    decoupled = solve(problem, "scapre", row_weights="per_target", rank=99, floor=0.2, **dials).delta
+    assert_close(decoupled, naive(alpha=naive_weights(problem, floor=0.2)), 1e-8)
 
 
 def test_many_targets_are_solved_to_the_tolerance_and_the_approximation_stays_close() -> None:
     problem = problem_of(targets=40, found=60)
     exact = naive_scapre(problem, ridge=0.01, kept=30.0, strength=10.0, alpha=solve_weights(problem))
-    every = solve(problem, "scapre", ridge=0.01, rank=99, own_directions=99)
+    every = solve(problem, "scapre", ridge=0.01, row_weights="per_target", rank=99, own_directions=99)
     assert every.diagnostics["solver_error"] <= row_systems.TOLERANCE[torch.float32]
     assert_close(every.delta, exact, 3e-3)
-    few = solve(problem, "scapre", ridge=0.01, rank=99)
+    few = solve(problem, "scapre", ridge=0.01, row_weights="per_target", rank=99)
     assert few.diagnostics["own_directions"] == 1
     assert 1e-3 < float((few.delta - exact).norm() / exact.norm()) < 0.1
-    shared = solve(problem, "scapre", ridge=0.01, row_weights="uniform").delta
-    assert float((shared - exact).norm() / exact.norm()) > 0.1  # the control: row weights matter
+    uniform = solve(problem, "scapre", ridge=0.01).delta
+    assert float((uniform - exact).norm() / exact.norm()) > 0.1  # the control: row weights matter
 
 
 def solve_weights(problem: Problem) -> Tensor:
     """Returns α as the method itself measures it, which for many targets is not to the last digit."""
-    return row_weights(problem, find_method("scapre").resolve({"rank": 99}))[0].double()
+    return row_weights(problem, find_method("scapre").resolve({"row_weights": "per_target", "rank": 99}))[0].double()
 
 
 def with_targets(problem: Problem, change: Callable) -> Problem:
@@ -184,7 +188,8 @@ def test_every_target_keeps_the_same_share_however_much_of_it_is_retained(every_
 
 
 def test_number_of_own_directions_can_be_chosen() -> None:
-    found = [solve(problem_of(targets=8), "scapre", rank=3, own_directions=own) for own in (1, 2, 3, 99)]
+    dials = {"row_weights": "per_target", "rank": 3}
+    found = [solve(problem_of(targets=8), "scapre", own_directions=own, **dials) for own in (1, 2, 3, 99)]
     assert [solution.diagnostics["own_directions"] for solution in found] == [1, 2, 3, 3]
     assert torch.equal(found[2].delta, found[3].delta)
     assert not torch.equal(found[0].delta, found[1].delta)
