@@ -139,7 +139,8 @@ class Choice:
     method: str
     fold: int
     contestant: str
-    """Method and dials with the highest mean Overall on the other folds, named and hidden look-alikes alike."""
+    """Method and dials that leave the least of the targets on the other folds, look-alikes named and hidden, among
+    those whose mean Overall there is within one standard error (over seeds) of the best."""
     told: float
     """Overall on the left-out fold, its look-alikes named to the engine."""
     hidden: float
@@ -148,17 +149,26 @@ class Choice:
 
 def leave_one_fold_out(rows: Sequence[Row]) -> list[Choice]:
     """Returns, for every method and fold that was measured whole, the strength chosen on the other folds."""
-    overall = {(row.contestant, row.arena): row.overall for row in rows}
+    measured = {(row.contestant, row.arena): row for row in rows}
     found = []
     for method in _methods(rows):
         contestants = dict.fromkeys(row.contestant for row in rows if row.method == method)
-        whole = [c for c in contestants if all((c, arena) in overall for f in range(FOLDS) for arena in _arenas(f))]
+        whole = [c for c in contestants if all((c, arena) in measured for f in range(FOLDS) for arena in _arenas(f))]
         for fold in range(FOLDS if whole else 0):
             others = [arena for other in range(FOLDS) if other != fold for arena in _arenas(other)]
-            best = max(whole, key=lambda c: statistics.mean(overall[c, arena] for arena in others))
-            told, hidden = (overall[best, arena] for arena in _arenas(fold))
-            found.append(Choice(method, fold, best, told, hidden))
+            chosen = _choose([[measured[contestant, arena] for arena in others] for contestant in whole])
+            told, hidden = (measured[chosen, arena].overall for arena in _arenas(fold))
+            found.append(Choice(method, fold, chosen, told, hidden))
     return found
+
+
+def _choose(contestants: Sequence[Sequence[Row]]) -> str:
+    """Returns who leaves the least of the targets among those within one standard error of the best mean Overall."""
+    means = [statistics.mean(row.overall for row in own) for own in contestants]
+    best = max(range(len(means)), key=means.__getitem__)
+    error = math.sqrt(sum(row.overall_spread**2 / row.seeds for row in contestants[best])) / len(contestants[best])
+    alike = [own for own, mean in zip(contestants, means, strict=True) if mean >= means[best] - error]
+    return min(alike, key=lambda own: statistics.mean(row.rates["target"] for row in own))[0].contestant
 
 
 def _arenas(fold: int) -> tuple[str, str]:

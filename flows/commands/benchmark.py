@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # strengths are swept, so that no method is judged at a point that suits another
 SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
     "none": ({},),
-    "scapre": ({}, {"erasure_strength": 6}, {"erasure_strength": 100}),
+    "scapre": ({}, {"erasure_strength": 3}, {"erasure_strength": 10}, {"erasure_strength": 50}),
     "uce": ({}, {"erasure_strength": 0.1}, {"retention_strength": 1}, {"retention_strength": 10}),
     "rece": ({}, {"rounds": 1}, {"retention_strength": 10}),
     "speed": ({}, {"null_share": 1e-2}, {"null_share": 1e-4}),
@@ -30,12 +30,12 @@ SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
 # what each part of the default method is worth: one part off, or on, at a time
 ABLATION: tuple[dict[str, float | str], ...] = (
     {"balance": "none"},
-    {"row_weights": "uniform"},
-    {"row_weights": "shared"},
+    # α < 1 takes part of the strength back: twice the strength erases as much
+    {"row_weights": "per_target", "erasure_strength": 10},
+    {"row_weights": "shared", "erasure_strength": 10},
     {"vocabulary": 0},
     {"longest_word": 0},
     {"anchor": ""},
-    {"rank": 3},
     {"conflict_strength": 0.3},
     {"geometry": 0.1},
 )

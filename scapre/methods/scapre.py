@@ -9,7 +9,8 @@ Minimized, rows i and targets k (see `scapre.solver` for the legend):
 followed by the geometry alignment of the rows that moved. What G0 leaves free of a target beside a retained look-alike
 is little, and so is its γ_k; η_k makes up for that, and every target loses the same share of its response.
 
-Each target's slots are cut to `rank` directions first. Beyond d_in directions in all, only the first of a target's keep
+By default α = 1 everywhere, and one eigendecomposition solves all rows. With row weights per target (the decoupler),
+each target's slots are cut to `rank` directions first; beyond d_in directions in all, only the first of a target's keep
 row weights of their own, the others take the row's mean over targets, and contrasts are measured along their strongest
 directions; see `scapre.row_systems` and `scapre.decoupler`.
 """
@@ -39,7 +40,7 @@ HISTOGRAM_BINS = 10
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(
-        10.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
+        5.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
     ),
     "balance": Dial(
         "targets",

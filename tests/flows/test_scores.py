@@ -77,3 +77,16 @@ def test_the_strength_of_a_fold_is_chosen_without_looking_at_it():
     assert choices[0].told == pytest.approx(summarize(fold(0, "uce a=1", 2, 2))[0].overall)
     assert leave_one_fold_out(summarize(rows[:6])) != []
     assert leave_one_fold_out(summarize(rows[:4])) == []  # a strength that misses a fold cannot be chosen fairly
+
+
+def test_of_strengths_that_cannot_be_told_apart_the_one_that_leaves_least_of_the_targets_is_chosen():
+    def arenas(contestant: str, target: tuple[int, int], kept: tuple[int, int]) -> list[Result]:
+        names = [f"look-alikes-{told}-{number}" for number in range(3) for told in ("told", "hidden")]
+        return [result(s, target[s], kept[s], contestant, arena=name) for name in names for s in (0, 1)]
+
+    best, near = arenas("uce", (1, 1), (10, 8)), arenas("uce a=1", (0, 0), (8, 9))
+    far = arenas("uce a=2", (0, 0), (5, 5))
+    chosen = {choice.contestant for choice in leave_one_fold_out(summarize([*best, *near, *far]))}
+    assert chosen == {"uce a=1"}
+    certain = arenas("uce", (1, 1), (10, 10))  # without spread nothing is within an error of it
+    assert {choice.contestant for choice in leave_one_fold_out(summarize([*certain, *near, *far]))} == {"uce"}
