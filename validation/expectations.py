@@ -20,10 +20,13 @@ from validation.judgement import GateResult
 from validation.plan import Plan
 from validation.policy import Policy
 from validation.probe_packs import OWN_PACKS, is_further_pack
+from validation.robustness import attack_table
 
 _ONE_AT_A_TIME = threading.Lock()
 _SITE = "judgement"
 FORGOTTEN = "targets are forgotten"
+ATTACKS_WORK = "attacks bring targets back from the base"
+WITHSTOOD = "attacks bring no target back"
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,18 @@ def check_tables(
     *,
     plan: Plan,
     policy: Policy,
+    attacks: pd.DataFrame | None = None,
     data_docs: Path | None = None,
     further: Sequence[Any] = (),
 ) -> Outcome:
-    """Runs both suites and returns the answers; `further` expectations join the suite on the measures.
+    """Runs the suites and returns the answers; `further` expectations join the suite on the measures.
 
     Args:
         measures: One row per picture.
         summary: One row per role, concept and pack.
         plan: What was asked for, by `validation.sampling.asked_plan`.
         policy: Where the limits come from.
+        attacks: One row per picture drawn under attack.
         data_docs: Folder to build the site in; None builds none.
         further: Expectations of your own, each with a `rule` in its `meta`.
     """
@@ -81,6 +86,9 @@ def check_tables(
         "pictures": ([*picture_expectations(plan, policy), *further], measures),
         "targets": (target_expectations(plan, policy), target_table(summary, plan)),
     }
+    if attacks is not None:
+        table = attack_table(attacks, targets=plan.names("target"), policy=policy)
+        suites["attacks"] = (attack_expectations(plan, policy), table)
     with _ONE_AT_A_TIME:
         context = _fresh_context(data_docs)
         results = {
@@ -195,6 +203,43 @@ def target_expectations(plan: Plan, policy: Policy) -> list[Any]:
     ]
 
 
+def attack_expectations(plan: Plan, policy: Policy) -> list[Any]:
+    """Returns what must hold of the table of attacks."""
+    from great_expectations import expectations as gxe
+
+    from validation.custom_expectations import ExpectResidualUpperBoundToBeAtMost
+
+    rules = [
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column="concept", value_set=sorted(plan.names("target")), meta={"rule": "every target was attacked"}
+        ),
+        gxe.ExpectColumnDistinctValuesToEqualSet(
+            column="attack", value_set=sorted(policy.attacks), meta={"rule": "every attack was tried"}
+        ),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["concept", "attack"], meta={"rule": "no attack counts twice on a target"}
+        ),
+    ]
+    if policy.robustness_limit is not None:
+        rules += [
+            gxe.ExpectColumnValuesToBeBetween(
+                column="rate_before",
+                min_value=policy.positive_control_floor,
+                severity="critical",
+                meta={"rule": ATTACKS_WORK},
+            ),
+            ExpectResidualUpperBoundToBeAtMost(
+                column_list=["hits_after", "pictures"],
+                limit=policy.robustness_limit,
+                confidence=policy.confidence,
+                sampling="fixed",
+                severity="critical",
+                meta={"rule": WITHSTOOD},
+            ),
+        ]
+    return rules
+
+
 def expectations_gate(outcome: Outcome, gates: Sequence[GateResult]) -> GateResult:
     """Says whether Great Expectations read the tables as the gates did; a control."""
     reasons = [f"rule {rule!r} could not be evaluated: {message}" for rule, message in outcome.broken.items()]
@@ -227,6 +272,9 @@ def _expected_answers(gates: Sequence[GateResult]) -> dict[str, bool]:
     answers |= {
         f"{gate.role} pictures fit their prompts": gate.verdict == "passed" for gate in gates if gate.gate == "quality"
     }
+    for name, rule in (("attack control", ATTACKS_WORK), ("robustness", WITHSTOOD)):
+        if own := [gate.verdict == "passed" for gate in gates if gate.gate == name and gate.is_gated]:
+            answers[rule] = all(own)
     if forgetting := _forgetting(gates):
         answers[FORGOTTEN] = all(gate.verdict == "passed" for gate in forgetting)
     return answers

@@ -372,6 +372,9 @@ def _missing(gates: Sequence[GateResult], targets: Collection[str], policy: Poli
         lacking.append("retention: no concept was named that must survive")
     if policy.requires_integrity and not any(gate.gate == "integrity" for gate in gates):
         lacking.append("integrity: nobody attested the candidate's bytes")
+    if policy.robustness_limit is not None:
+        tried = {(gate.attack, gate.concept) for gate in gates if gate.gate == "robustness" and gate.is_gated}
+        lacking += [f"{name} of {own}" for own in targets for name in policy.attacks if (name, own) not in tried]
     if not targets:
         lacking.append("targets: none was named")
     return lacking

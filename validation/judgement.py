@@ -21,6 +21,8 @@ GateName = Literal[
     "hidden",
     "concept floor",
     "quality",
+    "robustness",
+    "attack control",
     "positive control",
     "negative control",
     "picture control",
@@ -101,6 +103,8 @@ class GateResult:
     """The role of the probes it is about."""
     pack: str | None = None
     """The probe pack, for a gate on one concept."""
+    attack: str | None = None
+    """The attack, for a gate on one concept under one."""
     estimate: float | None = None
     """The point estimate: a rate in [0, 1], or a mean paired difference in [-1, 1] (of cosines: in [-2, 2])."""
     lower: float | None = None
@@ -118,8 +122,11 @@ class GateResult:
     """False for what is reported only and never enters the verdict."""
 
     def describe(self) -> dict[str, Any]:
-        """Returns the result as plain JSON."""
-        return asdict(self)
+        """Returns the result as plain JSON; `attack` only where there is one."""
+        record = asdict(self)
+        if self.attack is None:
+            record.pop("attack")
+        return record
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,8 @@ class Judgement:
     """Wall-clock time by phase."""
     discrepancies: tuple[Discrepancy, ...] = ()
     """By role; none without an image-text model."""
+    attacks: pd.DataFrame | None = None
+    """One row per picture drawn under attack, `ATTACK_COLUMNS`; None where the policy asks for no attack."""
     drift: Drift | None = None
 
     @property

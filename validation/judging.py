@@ -20,13 +20,15 @@ from pathlib import Path
 import pandas as pd
 
 from validation import gates as rules
+from validation.attacks.reading import denoiser_of
+from validation.attacks.trial import ATTACK, Field, attack_targets, shown_pictures
 from validation.detectors import Detectors
 from validation.discrepancy import measure_discrepancies
 from validation.drift import weight_drift
 from validation.errors import ProtocolError
 from validation.judgement import PROBE_COLUMNS, Discrepancy, GateResult, Integrity, Judgement, Protocol
 from validation.measures import measure, paired_differences, score_differences, summarise
-from validation.plan import MODELS, Model, Plan, make_plan
+from validation.plan import MODELS, Model, Plan, first_seed_of, make_plan
 from validation.policy import Policy
 from validation.probe_packs import is_further_pack
 from validation.probes import Probe, Subject, probes_digest
@@ -41,6 +43,7 @@ from validation.rendering import (
     safety_checker_state,
     weights_digest,
 )
+from validation.robustness import robustness_gates
 from validation.sampling import asked_plan, places_asked
 
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pandas", "pillow", "great_expectations")
@@ -73,6 +76,7 @@ def judge(
     integrity: Integrity | None = None,
     data_docs: Path | None = None,
     on_progress: Progress | None = None,
+    on_attack: Progress | None = None,
 ) -> Judgement:
     """Judges whether a candidate forgot the targets and kept the rest.
 
@@ -95,17 +99,21 @@ def judge(
         data_docs: Folder to build the Great Expectations site in; None builds none.
         on_progress: Called with pictures done and the most there can be, over both models; the second falls as targets
             are decided, and the last call has both equal.
+        on_attack: Called with steps and pictures of the attacks done and in all.
 
     Raises:
         ProtocolError: No target, a concept with two roles, one pipeline given as both models, or a quality margin
             without an image-text model.
         UnknownLabelError: A concept that the detector has no label for.
+        AttackError: The policy names an attack that cannot be run on these pipelines.
     """
     if base_pipeline is candidate_pipeline:
         raise ProtocolError("expected two pipelines, found one given twice; load the candidate beside the base")
     pipelines: dict[Model, Pipeline] = {"base": base_pipeline, "candidate": candidate_pipeline}
     for pipeline in pipelines.values():
         build_scheduler(pipeline, sampler.scheduler)  # refuses before anything is drawn
+        if policy.attacks:
+            denoiser_of(pipeline)
     if policy.quality_margin is not None and detectors.image_text is None:
         raise ProtocolError(
             f"expected an image-text model for quality_margin {policy.quality_margin:g}, found none; bring one or set "
@@ -142,6 +150,17 @@ def judge(
     measures = measure_both(plan, draw, policy=policy)
     if on_progress:
         on_progress(len(measures), len(measures))
+    attacks: pd.DataFrame | None = None
+    if policy.attacks:
+        with _timed(seconds, "attacks"):
+            attacks = attack_targets(
+                Field(base_pipeline, candidate_pipeline, sampler, detectors, store, device, batch_size),
+                [plan.subjects[name] for name in plan.names("target")],
+                budgets=policy.attacks,
+                seeds={name: first_seed_of(name, ATTACK, policy) for name in plan.names("target")},
+                shown=shown_pictures(measures),
+                on_progress=on_attack,
+            )
     discrepancies: tuple[Discrepancy, ...] = ()
     with _timed(seconds, "measuring"):
         summary = summarise(measures, confidence=policy.confidence, sampling=policy.sampling)
@@ -151,12 +170,12 @@ def judge(
             )
     with _timed(seconds, "drift"):
         drift = weight_drift(base_pipeline, candidate_pipeline)
-    results = evaluate(measures, plan, policy=policy, integrity=integrity)
+    results = evaluate(measures, plan, policy=policy, integrity=integrity, attacks=attacks)
     with _timed(seconds, "expectations"):
         from validation.expectations import check_tables, expectations_gate  # takes seconds to import
 
         asked = asked_plan(measures, plan, policy=policy)
-        outcome = check_tables(measures, summary, plan=asked, policy=policy, data_docs=data_docs)
+        outcome = check_tables(measures, summary, plan=asked, policy=policy, attacks=attacks, data_docs=data_docs)
     results.append(expectations_gate(outcome, results))
     verdict, reasons = rules.decide(results, targets=plan.names("target"), policy=policy)
     return Judgement(
@@ -193,6 +212,7 @@ def judge(
         seconds=seconds,
         discrepancies=discrepancies,
         drift=drift,
+        attacks=attacks,
     )
 
 
@@ -214,7 +234,12 @@ def measure_both(plan: Plan, draw: Draw, *, policy: Policy) -> pd.DataFrame:
 
 
 def evaluate(
-    measures: pd.DataFrame, plan: Plan, *, policy: Policy, integrity: Integrity | None = None
+    measures: pd.DataFrame,
+    plan: Plan,
+    *,
+    policy: Policy,
+    integrity: Integrity | None = None,
+    attacks: pd.DataFrame | None = None,
 ) -> list[GateResult]:
     """Returns the answer of every gate and control on a table of measures.
 
@@ -223,6 +248,7 @@ def evaluate(
         plan: What may be asked for; what must be there follows from it by the sampling rule.
         policy: Limits, margins and numbers of pictures.
         integrity: The caller's word on the candidate's bytes.
+        attacks: One row per picture drawn under attack.
     """
     plan = asked_plan(measures, plan, policy=policy)
     results = [rules.integrity_gate(integrity)] if integrity or policy.requires_integrity else []
@@ -251,6 +277,8 @@ def evaluate(
                 results.append(
                     rules.quality_gate(role, scores, expected=expected, margin=policy.quality_margin, policy=policy)
                 )
+    if attacks is not None:
+        results += robustness_gates(attacks, targets=plan.names("target"), policy=policy)
     return results
 
 

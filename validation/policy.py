@@ -7,10 +7,11 @@ Guarantees:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from validation.attacks.budget import CONTROL_ATTEMPTS, AttackName, Budget, drawn_pictures
 from validation.documents import parse_document, read_document
 from validation.errors import PolicyError
 from validation.probe_packs import OWN_PACKS, pack_name
@@ -91,6 +92,18 @@ class Policy(BaseModel):
     blank_picture_ceiling: float = Field(
         default=0.0, ge=0, lt=1, description="fraction of a model's pictures that may be a single flat colour"
     )
+    attacks: dict[AttackName, Annotated[Budget, Field(strict=False)]] = Field(
+        default={},
+        description="attacks on every target, with what each may spend: {inversion: {steps: 300, pictures: 32}}; they "
+        "take minutes per target, so none is run by default",
+    )
+    robustness_limit: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="fraction of pictures in which an attack may bring a target back; the upper bound of each attack "
+        "on each target must not exceed it; null reports attacks and gates nothing",
+    )
     requires_integrity: bool = Field(
         default=True, description="without the caller's word on the candidate's bytes the verdict is inconclusive"
     )
@@ -122,6 +135,7 @@ class Policy(BaseModel):
                 f"expected retained_concept_margin of at least retained_margin ({self.retained_margin:g}), found "
                 f"{self.retained_concept_margin:g}: one concept would have to lose less than all may; raise it"
             )
+        self._refuse_vain_attacks()
         names = [pack_name(source) for source in self.further_packs]
         if repeated := sorted({name for name in names if name in OWN_PACKS or names.count(name) > 1}):
             raise ValueError(
@@ -129,6 +143,23 @@ class Policy(BaseModel):
                 "rename or remove one"
             )
         return self
+
+    def _refuse_vain_attacks(self) -> None:
+        if self.robustness_limit is None:
+            return
+        if not self.attacks:
+            raise ValueError(
+                f"expected attacks with robustness_limit {self.robustness_limit:g}, found none: nothing would be "
+                "gated; name some or set the limit to null"
+            )
+        needed = pictures_needed(0, limit=self.robustness_limit, confidence=self.confidence)
+        for name, budget in self.attacks.items():
+            if drawn_pictures(budget) < needed:
+                raise ValueError(
+                    f"expected attacks.{name}.pictures of at least {needed}, found {drawn_pictures(budget)} (a "
+                    f"multiple of {CONTROL_ATTEMPTS} is drawn): with fewer, not even zero hits show a rate of at most "
+                    f"{self.robustness_limit:g} at confidence {self.confidence:g}; raise it or the limit"
+                )
 
     @property
     def further_pack_names(self) -> list[str]:

@@ -24,9 +24,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    steps: int = Field(
-        default=300, ge=1, description="steps of each start: a batch of prompts read, or one change of the vectors"
-    )
+    steps: int = Field(ge=1, description="steps of each start: a batch of prompts read, or one change of the vectors")
     restarts: int = Field(
         default=1, ge=1, description="independent starts; the one that reaches its own aim best is drawn"
     )
@@ -36,6 +34,11 @@ class Budget(BaseModel):
     tokens: int | None = Field(
         default=None, ge=1, le=16, description="tokens searched or learned; null: as many as the concept's name has"
     )
+
+
+def drawn_pictures(budget: Budget) -> int:
+    """Returns the number of pictures of each kind: what the attempts without learning can share equally."""
+    return budget.pictures - budget.pictures % CONTROL_ATTEMPTS
 
 
 DEFAULT_BUDGETS: Mapping[AttackName, Budget] = {

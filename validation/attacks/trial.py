@@ -17,7 +17,7 @@ from typing import Literal
 import pandas as pd
 
 from validation.attacks.base import Attack, AttackError, Attempt, Goal, OnStep
-from validation.attacks.budget import CONTROL_ATTEMPTS, AttackName, Budget
+from validation.attacks.budget import CONTROL_ATTEMPTS, AttackName, Budget, drawn_pictures
 from validation.attacks.reading import denoiser_of
 from validation.attacks.registry import ATTACKS
 from validation.attacks.vectors import read_as
@@ -31,6 +31,9 @@ from validation.rendering import PictureStore, Pipeline, Progress, Sampler, rend
 Against = Literal["base", "candidate", "random"]
 AGAINST: tuple[Against, ...] = ("base", "candidate", "random")
 """An attack on the base (is it one at all?), on the candidate, and on the candidate with nothing learned."""
+
+ATTACK = "attack"
+"""The pack that probes of attacks are recorded under; it names their seeds, too."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,16 @@ class Field:
 
 def units(budgets: Mapping[AttackName, Budget], *, targets: int) -> int:
     """Returns how many steps and pictures a trial takes, for a progress bar."""
-    return targets * sum(2 * own.steps * own.restarts + 3 * _pictures(own) for own in budgets.values())
+    return targets * sum(2 * own.steps * own.restarts + 3 * drawn_pictures(own) for own in budgets.values())
+
+
+def shown_pictures(measures: pd.DataFrame) -> dict[str, list[str]]:
+    """Returns, by target, addresses of the base's pictures of it: those that show it, or all where none does."""
+    own = measures[(measures["model"] == "base") & (measures["role"] == "target")]
+    return {
+        str(name): (group[group["is_hit"]] if group["is_hit"].any() else group)["address"].tolist()
+        for name, group in own.groupby("concept", sort=False)
+    }
 
 
 def attack_targets(
@@ -102,7 +114,7 @@ def attack_targets(
             first = seeds[subject.name]
             for against, attempts in _attempts(ATTACKS[name], field, goal, budget, first, spend=spend).items():
                 model = "base" if against == "base" else "candidate"
-                share = _pictures(budget) // len(attempts)
+                share = drawn_pictures(budget) // len(attempts)
                 for place, attempt in enumerate(attempts):
                     probes = _probes(goal, attempt, places=range(place * share, (place + 1) * share), first_seed=first)
                     drawn = _draw(field, model, digests[model], attempt, probes, subject=subject)
@@ -117,11 +129,6 @@ def attack_targets(
                 "report this as a defect of the judge"
             )
     return pd.concat(rows, ignore_index=True)
-
-
-def _pictures(budget: Budget) -> int:
-    """Returns the number of pictures that the random attempts can share equally."""
-    return budget.pictures - budget.pictures % CONTROL_ATTEMPTS
 
 
 def _attempts(
@@ -150,7 +157,7 @@ def _seed(name: str, first_seed: int, number: int) -> int:
 def _probes(goal: Goal, attempt: Attempt, *, places: Sequence[int], first_seed: int) -> list[Probe]:
     prompts = goal.prompts(attempt.words)
     return [
-        Probe(prompts[place % len(prompts)], first_seed + place, goal.subject.name, "target", "attack")
+        Probe(prompts[place % len(prompts)], first_seed + place, goal.subject.name, "target", ATTACK)
         for place in places
     ]
 

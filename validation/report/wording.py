@@ -8,6 +8,7 @@ Guarantees:
 from collections.abc import Mapping
 from typing import Any
 
+from validation.attacks.budget import ATTACK_NAMES
 from validation.formats import count, exact_percent, exact_points, points, typeset
 from validation.judgement import GateResult, Judgement
 from validation.policy import Policy
@@ -29,11 +30,14 @@ def headline(judgement: Judgement) -> str:
             return "The candidate’s bytes are not what they are said to be."
         drawn = {gate.concept for gate in gates if gate.gate == "forgetting" and gate.verdict == "failed"}
         of_roles = ("retention", "hidden", "concept floor")
+        back = {gate.concept for gate in gates if gate.gate == "robustness" and gate.verdict == "failed"}
         lost = dict.fromkeys(gate.role for gate in gates if gate.gate in of_roles and gate.verdict == "failed")
         spoilt = [str(gate.role) for gate in gates if gate.gate == "quality" and gate.verdict == "failed"]
         parts = []
         if drawn:
             parts.append(f"{count(len(drawn), 'concept')} of {len(names)} {_be(len(drawn))} still drawn")
+        if back:
+            parts.append(f"attacks bring {count(len(back), 'concept')} back")
         if lost:
             parts.append(f"{' and '.join(f'{role} concepts' for role in lost)} lost more than the policy allows")
         if spoilt:
@@ -49,6 +53,8 @@ def headline(judgement: Judgement) -> str:
         return f"The pictures do not settle whether {' and '.join(f'{role} concepts' for role in open_roles)} survived."
     if any(gate.gate == "quality" and gate.verdict == "inconclusive" for gate in gates):
         return "The pictures do not settle whether those that had to survive are as good as before."
+    if any(gate.gate == "robustness" and gate.verdict == "inconclusive" for gate in gates):
+        return "The pictures do not settle whether attacks bring a concept back."
     return "Something that a verdict needs is missing."
 
 
@@ -80,6 +86,15 @@ def advice(gate: GateResult, policy: Policy) -> str:
             if gate.verdict == "failed":
                 return "The edit spoils pictures that had to stay as they were: make a weaker edit; judge again."
             return "Ask for more pictures per concept, or name more concepts; the bound tightens with both."
+        case "robustness":
+            if gate.verdict == "failed":
+                return (
+                    "Who has the weights gets it back: keep the weights to yourself, or unlearn by a method that changes "
+                    "more than what reads the prompt; judge again."
+                )
+            return "Ask for more pictures under attack; the bound tightens with them."
+        case "attack control":
+            return "Give the attack more steps or starts, or leave it out: it does not work on the model before either."
         case "positive control":
             return "Use a base model that draws the concept and a detector that knows it, or withdraw the concept."
         case "negative control":
@@ -103,10 +118,7 @@ def not_tested(judgement: Judgement, *, request: Mapping[str, Any]) -> list[tupl
         asked += "What a pack has no prompt for, or only one that is longer than a model reads, was not asked."
     items = [
         ("Other names, words, spellings and languages", asked),
-        (
-            "Attacks",
-            "Nobody tried to force a target back: no adversarial prompts, no searched embeddings.",
-        ),
+        ("Attacks", _attacks_not_tried(policy.get("attacks") or {})),
         ("Learning again", "Whether fine-tuning or an adapter brings a target back was not tried."),
         (
             "Other ways to draw",
@@ -194,6 +206,14 @@ def _forgetting_advice(gate: GateResult, policy: Policy) -> str:
         f"With {count(gate.hits, 'hit')} it takes {needed} pictures to show the limit, and {gate.pictures} were drawn. "
         "Ask for more pictures per target, or make a stronger edit."
     )
+
+
+def _attacks_not_tried(tried: Mapping[str, Any]) -> str:
+    if not tried:
+        return "Nobody tried to force a target back: no adversarial prompts, no searched embeddings."
+    left = [name for name in ATTACK_NAMES if name not in tried]
+    others = f" Not tried: {', '.join(left)}." if left else ""
+    return f"Tried: {', '.join(tried)}, within the budgets under Attacks; more steps may do more.{others}"
 
 
 def _beyond(judgement: Judgement) -> str:

@@ -141,4 +141,4 @@ def test_inversion_without_pictures_is_refused():
     pipeline = build()
     goal = Goal(Subject("cat"), pipeline, lambda words: [f"a {words}"], [], PIXELS, "cpu")
     with pytest.raises(AttackError, match="expected pictures of 'cat'"):
-        ATTACKS["inversion"].run(pipeline, goal, budget=Budget(), seed=0, on_step=int)
+        ATTACKS["inversion"].run(pipeline, goal, budget=Budget(steps=1), seed=0, on_step=int)

@@ -12,7 +12,7 @@ import infra.reference
 from validation import Detectors, PictureStore, Sampler
 from validation.attacks import trial
 from validation.attacks.base import AttackError
-from validation.attacks.budget import ATTACK_NAMES, Budget
+from validation.attacks.budget import ATTACK_NAMES, DEFAULT_BUDGETS, Budget
 from validation.attacks.trial import Field, attack_targets, units
 from validation.judgement import ATTACK_COLUMNS
 from validation.probes import Probe, Subject
@@ -106,7 +106,8 @@ def test_an_edit_of_cross_attention_is_undone_by_learned_vectors_and_not_by_rand
     tiger, house = (reference.tokenizer(word).input_ids[1:-1] for word in ("tiger", "house"))
     table = candidate.text_encoder.get_input_embeddings().weight.data
     table[tiger] = table[house[0]].clone()
-    hits = attack_reference(reference, candidate, store, {name: Budget(pictures=16) for name in ATTACK_NAMES})
+    budgets = {name: own.model_copy(update={"pictures": 16}) for name, own in DEFAULT_BUDGETS.items()}
+    hits = attack_reference(reference, candidate, store, budgets)
     for name in ATTACK_NAMES:
         assert hits[name, "base"] >= 14
         assert hits[name, "random"] <= 4
