@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import rfc8785
 
 from validation.errors import ValidationError
@@ -29,6 +30,8 @@ FORMAT = "scapre-evidence/2"
 MANIFEST = "manifest.json"
 MEASURES = "measures.csv"
 PLANNED = "probes.csv"
+ATTACKED = "attacks.csv"
+"""The pictures drawn under attack; only in bundles of judgements that tried one."""
 REPORT = "report.html"
 DATA_DOCS = "data_docs"
 _TABLES = (MEASURES, PLANNED)
@@ -91,14 +94,19 @@ def core_files(judgement: Judgement) -> dict[str, bytes]:
     """Returns the verdict and the files it is derived from, by name; the same judgement gives the same bytes."""
     record = judgement.describe()
     protocol, expectations = record.pop("protocol"), record.pop("expectations")
-    return {
+    attacked = {} if judgement.attacks is None else {ATTACKED: _table(judgement.attacks)}
+    return attacked | {
         "verdict.json": _canonical(record, "verdict.json"),
-        MEASURES: judgement.measures.to_csv(index=False, lineterminator="\n").encode("utf-8"),
-        PLANNED: judgement.planned.to_csv(index=False, lineterminator="\n").encode("utf-8"),
+        MEASURES: _table(judgement.measures),
+        PLANNED: _table(judgement.planned),
         "policy.json": _canonical(protocol["policy"], "policy.json"),
         "protocol.json": _canonical(protocol, "protocol.json"),
         "gx.json": _canonical(expectations, "gx.json"),
     }
+
+
+def _table(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode("utf-8")
 
 
 def evidence_digest(folder: Path) -> str:
@@ -169,7 +177,8 @@ def verify_evidence(folder: Path | str, *, expected_digest: str | None = None) -
                     differences.append(f"{name}: changed: not JSON ({error})")
         if len(documents) == len(_CORE) - len(_TABLES):
             tables = ((folder / name).read_bytes() for name in _TABLES)
-            differences += verdict_differences(*tables, documents)
+            attacked = (folder / ATTACKED).read_bytes() if (folder / ATTACKED).is_file() else None
+            differences += verdict_differences(*tables, documents, attacks_csv=attacked)
             differences += _report_differences(folder, documents["verdict.json"])
     return list(dict.fromkeys(differences))
 
@@ -228,9 +237,8 @@ def _refuse_other(out: Path, files: Mapping[str, bytes]) -> None:
             f"expected no evidence or intact evidence at {out}, found {'; '.join(damage)}; keep it and "
             "choose another folder"
         )
-    differing = [
-        name for name in _CORE if _without_times(name, (out / name).read_bytes()) != _without_times(name, files[name])
-    ]
+    names = sorted({*_CORE, ATTACKED} & {*files, *(path.name for path in out.iterdir())})
+    differing = [name for name in names if _kept(out / name) != _without_times(name, files.get(name))]
     if differing:
         raise EvidenceError(
             f"expected no evidence or evidence of this judgement at {out}, found another's ({', '.join(differing)} "
@@ -238,8 +246,12 @@ def _refuse_other(out: Path, files: Mapping[str, bytes]) -> None:
         )
 
 
-def _without_times(name: str, content: bytes) -> Any:
-    if name in _TABLES:
+def _kept(path: Path) -> Any:
+    return _without_times(path.name, path.read_bytes() if path.is_file() else None)
+
+
+def _without_times(name: str, content: bytes | None) -> Any:
+    if content is None or name in (*_TABLES, ATTACKED):
         return content
     record = json.loads(content)
     if name == "gx.json":  # its own description of a run holds the run's time and identifiers
@@ -249,7 +261,7 @@ def _without_times(name: str, content: bytes) -> Any:
 
 
 def _extra_files(extra: Mapping[str, JSON]) -> dict[str, bytes]:
-    reserved = {*_CORE, MANIFEST}
+    reserved = {*_CORE, MANIFEST, ATTACKED}
     for name in extra:
         if not _EXTRA_NAME.fullmatch(name) or name in reserved:
             raise EvidenceError(

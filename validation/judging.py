@@ -20,8 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from validation import gates as rules
+from validation.attacks.budget import ATTACK
 from validation.attacks.reading import denoiser_of
-from validation.attacks.trial import ATTACK, Field, attack_targets, shown_pictures
+from validation.attacks.trial import Field, attack_targets, shown_pictures
 from validation.detectors import Detectors
 from validation.discrepancy import measure_discrepancies
 from validation.drift import weight_drift

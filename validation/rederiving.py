@@ -13,23 +13,25 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
+from validation.attacks.budget import AGAINST, ATTACK, drawn_pictures
 from validation.detectors import find_label
 from validation.errors import UnknownLabelError, ValidationError
 from validation.expectations import Outcome, expectations_gate
 from validation.gates import decide
-from validation.judgement import MEASURE_COLUMNS, PROBE_COLUMNS, Integrity
+from validation.judgement import ATTACK_COLUMNS, MEASURE_COLUMNS, PROBE_COLUMNS, Integrity
 from validation.judging import evaluate
-from validation.plan import MODELS, Model, Plan
+from validation.plan import MODELS, Model, Plan, first_seed_of
 from validation.policy import Policy, parse_policy
 from validation.probe_packs import OWN_PACKS
 from validation.probes import Probe, Subject, probes_digest
 from validation.sampling import asked_plan
 
-_TYPES = {"seed": "int64", "is_hit": "bool", "is_blank": "bool"}
+_TYPES = {"seed": "int64", "steps": "int64", "is_hit": "bool", "is_blank": "bool"}
 _SCORES = ("top_score", "concept_score", "image_text_score")
 _FOLLOWS = "verdict does not follow"
 
@@ -61,13 +63,16 @@ def _score(text: str) -> float:
     return float(text or "nan")
 
 
-def verdict_differences(measures_csv: bytes, probes_csv: bytes, documents: Mapping[str, Any]) -> list[str]:
+def verdict_differences(
+    measures_csv: bytes, probes_csv: bytes, documents: Mapping[str, Any], *, attacks_csv: bytes | None = None
+) -> list[str]:
     """Returns where `verdict.json` is not what the measures, the policy and the protocol lead to.
 
     Args:
         measures_csv: Content of `measures.csv`.
         probes_csv: Content of `probes.csv`, the planned probes.
         documents: The parsed `verdict.json`, `policy.json`, `protocol.json` and `gx.json`, by file name.
+        attacks_csv: Content of `attacks.csv`, where there is one.
     """
     try:
         measures = read_measures(measures_csv)
@@ -82,7 +87,9 @@ def verdict_differences(measures_csv: bytes, probes_csv: bytes, documents: Mappi
         policy = parse_policy(documents["policy.json"], source="policy.json")
         plan = _rebuild_plan(measures, planned, documents["protocol.json"])
         differences += _protocol_differences(measures, plan, policy, documents)
-        differences += _gate_differences(measures, plan, policy, documents)
+        attacks = None if attacks_csv is None else _read_table(attacks_csv, ATTACK_COLUMNS)
+        differences += _attack_differences(attacks, measures, plan, policy)
+        differences += _gate_differences(measures, plan, policy, documents, attacks=attacks)
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         differences.append(f"verdict.json: {_FOLLOWS}: it cannot be derived ({type(error).__name__}: {error})")
     return differences
@@ -188,9 +195,37 @@ def _further_differences(
     return differences
 
 
-def _gate_differences(measures: pd.DataFrame, plan: Plan, policy: Policy, documents: Mapping[str, Any]) -> list[str]:
+def _attack_differences(attacks: pd.DataFrame | None, measures: pd.DataFrame, plan: Plan, policy: Policy) -> list[str]:
+    """Returns where the table of attacks is not what the policy asks for, whatever follows from it."""
+    if attacks is None or not policy.attacks:
+        asked, found = bool(policy.attacks), attacks is not None
+        return [] if asked == found else [f"attacks.csv: {'missing' if asked else 'extra'}: policy.json says otherwise"]
+    planned = set(product(plan.names("target"), policy.attacks, AGAINST))
+    found = set(attacks[["concept", "attack", "against"]].itertuples(index=False, name=None))
+    differences = [f"attacks.csv: changed: nobody asked for {' by '.join(key)}" for key in sorted(found - planned)]
+    for target, name, against in sorted(planned):
+        own = attacks[(attacks["concept"] == target) & (attacks["attack"] == name) & (attacks["against"] == against)]
+        first = first_seed_of(target, ATTACK, policy)
+        if own["seed"].tolist() != [*range(first, first + drawn_pictures(policy.attacks[name]))]:
+            differences.append(f"attacks.csv: changed: {name} on {target!r} ({against}) has other seeds than planned")
+    for target in plan.names("target"):
+        own = pd.concat([table[table["concept"] == target] for table in (measures, attacks)])
+        labels = {*own.loc[own["is_hit"], "top_label"]}
+        if len(labels) > 1 or labels & {*own.loc[~own["is_hit"], "top_label"]}:
+            differences.append(f"attacks.csv: changed: is_hit of {target!r} does not agree with top_label")
+    return differences
+
+
+def _gate_differences(
+    measures: pd.DataFrame,
+    plan: Plan,
+    policy: Policy,
+    documents: Mapping[str, Any],
+    *,
+    attacks: pd.DataFrame | None,
+) -> list[str]:
     stated, gx = documents["verdict.json"], documents["gx.json"]
-    gates = evaluate(measures, plan, policy=policy, integrity=_attested(stated["gates"]))
+    gates = evaluate(measures, plan, policy=policy, integrity=_attested(stated["gates"]), attacks=attacks)
     outcome = Outcome(answers=gx["answers"], broken=gx["broken"], detail={}, remembered=tuple(gx["remembered"]))
     gates.append(expectations_gate(outcome, gates))
     verdict, reasons = decide(gates, targets=plan.names("target"), policy=policy)
@@ -228,7 +263,7 @@ def _attested(gates: list[dict[str, Any]]) -> Integrity | None:
 
 
 def _key(gate: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(gate[field] or "") for field in ("gate", "concept", "role", "pack"))
+    return tuple(str(gate.get(field) or "") for field in ("gate", "concept", "role", "pack", "attack"))
 
 
 def _name(key: tuple[str, ...]) -> str:

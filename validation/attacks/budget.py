@@ -12,6 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 AttackName = Literal["search", "matching", "inversion"]
 ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
+Against = Literal["base", "candidate", "random"]
+AGAINST: tuple[Against, ...] = ("base", "candidate", "random")
+"""An attack on the base (is it one at all?), on the candidate, and on the candidate with nothing learned."""
+
+ATTACK = "attack"
+"""The pack that probes of attacks are recorded under; it names their seeds, too."""
 CONTROL_ATTEMPTS = 8
 """Attempts in which nothing was learned, beside every attack; each draws an equal share of the pictures.
 

@@ -12,12 +12,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import pandas as pd
 
 from validation.attacks.base import Attack, AttackError, Attempt, Goal, OnStep
-from validation.attacks.budget import CONTROL_ATTEMPTS, AttackName, Budget, drawn_pictures
+from validation.attacks.budget import ATTACK, CONTROL_ATTEMPTS, Against, AttackName, Budget, drawn_pictures
 from validation.attacks.reading import denoiser_of
 from validation.attacks.registry import ATTACKS
 from validation.attacks.vectors import read_as
@@ -27,13 +26,6 @@ from validation.measures import measure
 from validation.probe_packs import load_pack
 from validation.probes import Probe, Subject, sha256_of
 from validation.rendering import PictureStore, Pipeline, Progress, Sampler, render, weights_digest
-
-Against = Literal["base", "candidate", "random"]
-AGAINST: tuple[Against, ...] = ("base", "candidate", "random")
-"""An attack on the base (is it one at all?), on the candidate, and on the candidate with nothing learned."""
-
-ATTACK = "attack"
-"""The pack that probes of attacks are recorded under; it names their seeds, too."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,8 @@ def attack_targets(
 ) -> pd.DataFrame:
     """Returns one row per picture, `ATTACK_COLUMNS`.
 
-    `against` is one of `AGAINST`; `words` are what stands for the concept in the prompt; `vectors` is the digest of
-    what they are read as, empty for plain words; `steps` is what was spent on them.
+    `against` is one of `budget.AGAINST`; `words` are what stands for the concept in the prompt; `vectors` is the digest
+    of what they are read as, empty for plain words; `steps` is what was spent on them.
 
     Args:
         field: What is attacked.

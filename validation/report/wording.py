@@ -89,8 +89,8 @@ def advice(gate: GateResult, policy: Policy) -> str:
         case "robustness":
             if gate.verdict == "failed":
                 return (
-                    "Who has the weights gets it back: keep the weights to yourself, or unlearn by a method that changes "
-                    "more than what reads the prompt; judge again."
+                    "Who has the weights gets it back: keep the weights to yourself, or unlearn by a method that "
+                    "changes more than what reads the prompt; judge again."
                 )
             return "Ask for more pictures under attack; the bound tightens with them."
         case "attack control":

@@ -12,7 +12,7 @@ import infra.reference
 from validation import Detectors, PictureStore, Sampler
 from validation.attacks import trial
 from validation.attacks.base import AttackError
-from validation.attacks.budget import ATTACK_NAMES, DEFAULT_BUDGETS, Budget
+from validation.attacks.budget import AGAINST, ATTACK_NAMES, DEFAULT_BUDGETS, Budget
 from validation.attacks.trial import Field, attack_targets, units
 from validation.judgement import ATTACK_COLUMNS
 from validation.probes import Probe, Subject
@@ -44,7 +44,7 @@ def test_a_trial_is_paired_counted_and_never_draws_a_picture_twice(tiny_pipeline
     assert tuple(table.columns) == ATTACK_COLUMNS
     assert seen[-1] == (units(BUDGETS, targets=1),) * 2
     assert table.groupby(["attack", "against"]).size().to_dict() == {
-        (name, against): 8 for name in ATTACK_NAMES for against in trial.AGAINST
+        (name, against): 8 for name in ATTACK_NAMES for against in AGAINST
     }
     assert all(sorted(own) == list(range(100, 108)) for _, own in table.groupby(["attack", "against"])["seed"])
     assert set(table.loc[table["against"] != "random", "steps"]) == {4}
