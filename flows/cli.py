@@ -14,6 +14,7 @@ from rich.console import Console
 
 from flows.commands import (
     approval,
+    attack,
     benchmark,
     compliance,
     demo,
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command("unlearn")(engine.unlearn)
 app.command("export")(export.export)
 app.command("judge")(judge.judge)
+app.command("attack")(attack.attack)
 app.command("demo")(demo.demo)
 app.command("benchmark")(benchmark.benchmark)
 app.command("approvals")(approval.approvals)

@@ -89,6 +89,7 @@ def summary_lines(judgement: Judgement) -> list[str]:
             name = f"{gate.concept} ({gate.pack})" if is_further_pack(gate.pack) else gate.concept
             found = f"{_counts(gate.hits, gate.pictures)}, {_bound(gate)}" if gate.pictures else gate.reason
             lines.append(f"{_state(gate):<12} {name:<28} {found}")
+    lines += [f"{_state(g):<12} {g.reason}" for g in judgement.gates if g.gate == "robustness"]
     lines += [f"{_state(g):<12} {g.gate}: {g.reason}" for g in judgement.gates if g.concept is None]
     lines += [f"{'reported':<12} {text}" for text in effects.sentences(judgement)]
     return lines

@@ -88,6 +88,7 @@ def judge_checkpoint(
     integrity: Integrity | None = None,
     data_docs: Path | None = None,
     on_progress: OnProgress | None = None,
+    on_attack: OnProgress | None = None,
     pictures: Path | None = None,
 ) -> Judgement:
     """Judges one checkpoint against its base; a pair of folder and digest is a checkpoint too.
@@ -102,6 +103,7 @@ def judge_checkpoint(
         integrity: What is known of the candidate's bytes; None takes what the checkpoint attests of itself.
         data_docs: Folder for the Great Expectations site.
         on_progress: Called with pictures done and in all.
+        on_attack: Called with steps and pictures of attacks done and in all; None tells `on_progress` of them.
         pictures: Where pictures are kept, instead of this installation's own place.
 
     Raises:
@@ -130,6 +132,7 @@ def judge_checkpoint(
         integrity=integrity or checkpoints[1].attest(folders[1]),
         data_docs=data_docs,
         on_progress=on_progress,
+        on_attack=on_attack or on_progress,
     )
 
 

@@ -1,7 +1,7 @@
 """Progress for people: a bar with the time left on a terminal, a line every tenth elsewhere."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -29,8 +29,15 @@ def both(first: OnProgress, second: OnProgress) -> OnProgress:
 @contextmanager
 def progress_bar(description: str, console: Console) -> Generator[OnProgress]:
     """Yields a callback that shows progress until the block ends."""
+    with progress_bars((description,), console) as [show]:
+        yield show
+
+
+@contextmanager
+def progress_bars(descriptions: Sequence[str], console: Console) -> Generator[list[OnProgress]]:
+    """Yields a callback for each description; a bar is there from the first call on."""
     if not console.is_terminal:
-        yield _line_printer(description, console)
+        yield [_line_printer(description, console) for description in descriptions]
         return
     columns = (
         TextColumn("{task.description}"),
@@ -41,17 +48,27 @@ def progress_bar(description: str, console: Console) -> Generator[OnProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield [_bar(progress, description) for description in descriptions]
+
+
+def _bar(progress: Progress, description: str) -> OnProgress:
+    task = progress.add_task(description, total=None, start=False, visible=False)
+
+    def show(done: int, total: int) -> None:
+        progress.start_task(task)
+        progress.update(task, completed=done, total=total, visible=True)
+
+    return show
 
 
 def _line_printer(description: str, console: Console) -> OnProgress:
-    started = time.monotonic()
+    started: float | None = None
     first_done: int | None = None
     last_tenth = -1
 
     def show(done: int, total: int) -> None:
-        nonlocal first_done, last_tenth
+        nonlocal started, first_done, last_tenth
+        started = time.monotonic() if started is None else started
         first_done = done if first_done is None else first_done
         tenth = done * 10 // max(total, 1)
         if tenth == last_tenth:

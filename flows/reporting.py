@@ -86,7 +86,7 @@ def _answer(case: ElementTree.Element, tag: str | None, kind: str, reasons: Sequ
 
 
 def _name(gate: GateResult) -> str:
-    parts = [gate.concept, gate.pack if gate.concept else gate.role]
+    parts = [gate.concept, gate.attack or (gate.pack if gate.concept else gate.role)]
     return ", ".join(part for part in parts if part) or gate.gate
 
 

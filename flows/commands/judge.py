@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.attack import ATTACKS_HELP
 from flows.errors import BadRequestError
-from flows.progress import console, progress_bar
+from flows.progress import console, progress_bars
 from flows.services import open_services
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def judge(
     pack: Annotated[str | None, typer.Option(help=PACK_HELP)] = None,
     detector: Annotated[list[str] | None, typer.Option(help=DETECTOR_HELP)] = None,
     policy: Annotated[Path | None, typer.Option(help="Policy file instead of the default one.")] = None,
+    attacks: Annotated[str | None, typer.Option(help=f"{ATTACKS_HELP} Default: the policy's.")] = None,
     out: Annotated[Path, typer.Option(help="New folder for the evidence.")] = Path("evidence"),
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the judgement as JSON here.")] = None,
     junit_path: Annotated[
@@ -48,6 +50,7 @@ def judge(
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     services = open_services()
     from flows import judgement as judging
+    from flows.attacking import with_attacks
     from flows.checkpoints import open_checkpoint
     from flows.questions import ask, choose_detectors
     from flows.reporting import exit_code_of, write_reports
@@ -59,6 +62,8 @@ def judge(
     before = open_checkpoint(base)
     after = open_checkpoint(checkpoint, base=before)
     rules = load_policy(policy or DEFAULT_POLICY)
+    if attacks is not None:
+        rules = with_attacks(rules, attacks)
     question = ask(target or [], retain=retain or [], pack=pack)
     detectors = choose_detectors(detector or [], question, services.settings)
     roles = judging.roles_of(question.targets, retained=question.retained, detectors=detectors)
@@ -68,7 +73,7 @@ def judge(
             "or bring another detector"
         )
     with _picture_folder(is_kept=not no_images) as pictures:
-        with progress_bar("rendering", console()) as on_progress:
+        with progress_bars(("rendering", "attacking"), console()) as [on_progress, on_attack]:
             judgement = judging.judge_checkpoint(
                 services,
                 base=before,
@@ -77,6 +82,7 @@ def judge(
                 detectors=detectors,
                 policy=rules,
                 on_progress=on_progress,
+                on_attack=on_attack,
                 pictures=pictures,
             )
         html = render_report(judgement, safe_mode=no_images)

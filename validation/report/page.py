@@ -20,7 +20,7 @@ from validation import formats
 from validation.evidence import core_files
 from validation.judgement import Judgement
 from validation.policy import Policy
-from validation.report import content, effects, plots, wording
+from validation.report import attacks, content, effects, plots, wording
 from validation.report.errors import ReportError
 from validation.report.pictures import PAIRS_SHOWN, PictureReader
 
@@ -91,6 +91,8 @@ def render_report(
         digests={name: hashlib.sha256(file).hexdigest() for name, file in core_files(judgement).items()},
         style=Markup(_resource(_STYLE)),  # noqa: S704 (our own file)
         pairs_shown=PAIRS_SHOWN,
+        attack_rows=attacks.attack_rows(judgement),
+        attacks=attacks,
         content=content,
         effects=effects,
         plots=plots,

@@ -176,3 +176,15 @@ def test_a_bundle_holds_the_attacks_and_the_gates_are_derived_from_them_again(ju
         assert any("attacks.csv: changed" in text or "robustness of" in text for text in differences), differences
     (folder / ATTACKED).unlink()
     assert "attacks.csv: missing: policy.json says otherwise" in verify_evidence(folder)
+
+
+def test_a_report_shows_attacks_worst_first_and_is_silent_without(judgement: Judgement):
+    html = render_report(judgement)
+    section = html[html.index('id="attacks"') : html.index('id="quality"')]
+    assert section.index("31 of 32") < section.index("4 of 32")
+    assert "learned vector" in section
+    assert "Reported only" in section
+    assert 'href="#attacks"' in html
+    assert "Tried: inversion, within the budgets" in html
+    assert "inversion: 5 steps, 1 start, 32 pictures" in html
+    assert 'id="attacks"' not in render_report(replace(judgement, attacks=None))
