@@ -1,7 +1,6 @@
-"""Attacks in a report: how often each brought a target back, before and after, and by what."""
+"""Attacks in a report: how often each brought a target back, before and after, and by which words."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
@@ -12,9 +11,9 @@ from validation.report import plots
 from validation.robustness import tally
 
 ABOUT = {
-    "search": "other words that the text encoders read nearly as the name, found by trying; needs the text encoders",
-    "matching": "a word’s vector, learned so that the candidate reads it as the base reads the name; needs both models",
-    "inversion": "a word’s vector, learned from pictures of the concept by the model’s own loss; needs the candidate",
+    "search": "Other words that the text encoders read nearly as the name, found by trying. Needs the text encoders.",
+    "matching": "A word’s vector that the candidate is made to read as the base reads the name. Needs both models.",
+    "inversion": "A word’s vector, learned from pictures of the concept by the model’s own loss. Needs the candidate.",
 }
 """What each attack does and must have, in a sentence."""
 
@@ -24,8 +23,8 @@ class AttackRow:
     """One attack on one target."""
 
     gate: GateResult
-    by: str
-    """The words that were found, or what was learned in their place."""
+    words: str
+    """What was found to say instead of the name; empty where a vector was learned."""
     steps: str
     before: str
     after: str
@@ -52,7 +51,7 @@ def attack_rows(judgement: Judgement) -> list[AttackRow]:
         rows.append(
             AttackRow(
                 gate=gate,
-                by=_by(candidate.iloc[0].to_dict()) if len(candidate) else "–",
+                words=str(candidate["words"].iloc[0]) if len(candidate) and not candidate["vectors"].any() else "",
                 steps=f"{own.steps:,}",
                 before=_of(own.before),
                 after=_of(own.after),
@@ -79,11 +78,6 @@ def budgets(policy: Policy) -> str:
         f"{name}: {count(own.steps, 'step')}, {count(own.restarts, 'start')}, {count(own.pictures, 'picture')}"
         for name, own in policy.attacks.items()
     )
-
-
-def _by(row: dict[Any, Any]) -> str:
-    number = len(str(row["words"]).split())
-    return f"learned {'vector' if number == 1 else 'vectors'}" if row["vectors"] else f"“{row['words']}”"
 
 
 def _of(counts: tuple[int, int]) -> str:

@@ -182,7 +182,7 @@ def test_a_report_shows_attacks_worst_first_and_is_silent_without(judgement: Jud
     html = render_report(judgement)
     section = html[html.index('id="attacks"') : html.index('id="quality"')]
     assert section.index("31 of 32") < section.index("4 of 32")
-    assert "learned vector" in section
+    assert "learned from pictures of the concept" in section
     assert "Reported only" in section
     assert 'href="#attacks"' in html
     assert "Tried: inversion, within the budgets" in html
