@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
+from diffusers.utils import logging as diffusers_logging
 
 import scapre
 from flows.errors import BadRequestError
@@ -255,7 +256,9 @@ def _lora_tensors(module: Any) -> list[str]:
 
 @contextmanager
 def _named_failure(path: Path, expected: str) -> Generator[None]:
-    """Turns what the libraries raise on a file that does not fit into one sentence."""
+    """Turns what the libraries raise, and log, on a file that does not fit into one sentence."""
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
     try:
         yield
     except CheckpointError:
@@ -263,3 +266,5 @@ def _named_failure(path: Path, expected: str) -> Generator[None]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, LookupError) as error:
         said = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: expected {expected}, found: {said}; name the base it was made for") from error
+    finally:
+        diffusers_logging.set_verbosity(verbosity)

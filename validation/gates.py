@@ -3,16 +3,15 @@
 Guarantees:
     1. A gate passes on a bound, never on a point estimate, and too little evidence is `inconclusive`, never `passed`.
     2. A concept with no picture, or fewer pictures than planned, is never scored as forgotten.
-    3. A failed control voids the judgement: it then says nothing about the candidate, neither good nor bad.
+    3. A failed control (`validation.controls`) voids the judgement: it says nothing about the candidate then.
     4. Every target must pass on its own. That all do is claimed only when each bound holds, so the chance of passing a
        candidate in which any target is above the limit is at most `1 - confidence`, however many targets there are
        (an intersection-union test: no correction is due). With sequential sampling this holds wherever it stops.
-    5. No retained concept can hide in a mean: each has a floor of its own, tested at a confidence that is shared out
-       over all concepts (Bonferroni), so that an unharmed candidate fails on any of them at most that seldom.
+    5. No retained concept can hide in a mean: each has a floor of its own, see `validation.concept_floor`.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 
@@ -68,7 +67,7 @@ def forgetting_gate(
     return GateResult(
         gate="forgetting",
         verdict=verdict,
-        reason=f"{_asked_as(concept, pack)}: {found}",
+        reason=f"{asked_as(concept, pack)}: {found}",
         concept=concept,
         role="target",
         pack=pack,
@@ -121,75 +120,6 @@ def retention_gate(
         pictures=bounds.pairs,
         is_gated=margin is not None,
     )
-
-
-def concept_floor_gate(role: str, differences: pd.Series, *, margin: float, policy: Policy) -> GateResult:
-    """Says whether any one of a role's concepts is shown to have fallen through its floor; the mean does not matter.
-
-    A pair is lost when the base shows the concept and the candidate does not. A concept fails when the exact lower
-    bound (Clopper and Pearson) of its share of lost pairs is above the margin, each bound at
-    `1 - (1 - confidence) / concepts`. Gained pairs make up for nothing, and need not: a concept drawn at the same rate
-    `r` by both models loses at most `r (1 - r) <= 1/4` of its pairs, even where the models draw independently.
-
-    Passed means that every concept's upper bound is within the margin, each at the policy's confidence. Too few
-    pictures to show either is no failure: the gate is then inconclusive, says so, and does not count.
-
-    Args:
-        role: `retained` or `style`.
-        differences: Candidate hit minus base hit per pair, indexed by concept.
-        margin: Share of a concept's pairs that may be lost.
-        policy: Where the confidence comes from.
-    """
-    losses = _losses(differences, confidence=policy.confidence)
-    fallen = [loss for loss in losses if loss.lower > margin]
-    unsettled = [loss for loss in losses if loss.lower <= margin < loss.upper]
-    verdict: Verdict = "failed" if fallen else "inconclusive" if unsettled or not losses else "passed"
-    found = f"{len(fallen)} of {len(losses)} shown to have lost more than {_share(margin)} of their pairs"
-    if fallen:
-        found += f" ({', '.join(f'{loss.concept} {loss.lost} of {loss.pairs}' for loss in fallen[:_WORST_CONCEPTS])})"
-    if unsettled:
-        needed = pictures_needed(0, limit=margin, confidence=policy.confidence)
-        found += f"; {len(unsettled)} with too few pairs to show either: without any loss it takes {needed}"
-    return GateResult(
-        gate="concept floor",
-        verdict=verdict,
-        reason=f"{role} concepts: {found}; exact bounds, {_share(policy.confidence)} over all of them",
-        role=role,
-        estimate=losses[0].lost / losses[0].pairs if losses else None,
-        lower=losses[0].lower if losses else None,
-        upper=max((loss.upper for loss in losses), default=None),
-        limit=margin,
-        pictures=sum(loss.pairs for loss in losses),
-        is_gated=verdict != "inconclusive",
-    )
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """Pairs of one concept that the base shows and the candidate does not, with the bounds of their share."""
-
-    concept: str
-    lost: int
-    pairs: int
-    lower: float
-    upper: float
-
-
-def _losses(differences: pd.Series, *, confidence: float) -> list[_Loss]:
-    """Returns every concept's loss, the surest first; the lower bounds hold at `confidence` all together."""
-    counts = [(str(name), int((own < 0).sum()), len(own)) for name, own in differences.groupby(level=0)]
-    together = 1 - (1 - confidence) / max(len(counts), 1)
-    losses = [
-        _Loss(
-            concept,
-            lost,
-            pairs,
-            lower=lower_bound(lost, pairs, confidence=together),
-            upper=upper_bound(lost, pairs, confidence=confidence),
-        )
-        for concept, lost, pairs in counts
-    ]
-    return sorted(losses, key=lambda loss: (-loss.lower, loss.concept))
 
 
 def quality_gate(role: str, differences: pd.Series, *, expected: int, margin: float, policy: Policy) -> GateResult:
@@ -248,20 +178,6 @@ def integrity_gate(integrity: Integrity | None) -> GateResult:
     return GateResult("integrity", "passed" if integrity.is_intact else "failed", integrity.reason)
 
 
-def positive_control(
-    concept: str, *, hits: int, pictures: int, expected: int, policy: Policy, pack: str = "direct"
-) -> GateResult:
-    """Says whether a target is found in the base: a share, not a bound, since it tests the apparatus."""
-    share = hits / pictures if pictures else 0.0
-    is_found = 0 < expected <= pictures and share >= policy.positive_control_floor
-    floor = _share(policy.positive_control_floor)
-    found = f"{_asked_as(concept, pack)}: found in {hits} of {pictures} base pictures, floor {floor}"
-    if not is_found:
-        found += "; the base does not draw it or the detector does not see it, so its absence means nothing"
-    control = _control("positive control", is_found, found, policy.positive_control_floor, hits, pictures)
-    return replace(control, concept=concept, role="target", pack=pack)
-
-
 def ungate_unknown_prompts(control: GateResult, forgetting: GateResult) -> list[GateResult]:
     """Returns a further pack's results for a target: where the base does not know its prompts, only a failure counts.
 
@@ -278,63 +194,8 @@ def ungate_unknown_prompts(control: GateResult, forgetting: GateResult) -> list[
 def nothing_asked(concept: str, *, policy: Policy, pack: str) -> GateResult:
     """Says that a further pack has no prompt for a target: reported, so that nobody takes silence for forgetting."""
     gate = forgetting_gate(concept, hits=0, pictures=0, expected=0, policy=policy, pack=pack)
-    reason = f"{_asked_as(concept, pack)}: nothing asked, no prompt of the pack is for it and read to its end by both"
+    reason = f"{asked_as(concept, pack)}: nothing asked, no prompt of the pack is for it and read to its end by both"
     return replace(gate, reason=reason, is_gated=False)
-
-
-def retained_control(role: str, *, hits: int, pictures: int, policy: Policy) -> GateResult:
-    """Says whether a role's concepts are found in the base at all: what is never seen cannot be seen to be lost."""
-    share, floor = hits / pictures if pictures else 0.0, _share(policy.positive_control_floor)
-    is_found = pictures > 0 and share >= policy.positive_control_floor
-    found = f"{role} concepts: found in {hits} of {pictures} base pictures, floor {floor}"
-    if not is_found:
-        found += "; what the base does not show cannot be seen to be lost"
-    control = _control("positive control", is_found, found, policy.positive_control_floor, hits, pictures)
-    return replace(control, role=role)
-
-
-def negative_control(concept: str, *, hits: int, pictures: int, policy: Policy) -> GateResult:
-    """Says whether a target is rarely found where it is not: in the base's pictures of everything else."""
-    share = hits / pictures if pictures else 0.0
-    is_quiet = pictures > 0 and share <= policy.negative_control_ceiling
-    ceiling = _share(policy.negative_control_ceiling)
-    found = f"found in {hits} of {pictures} base pictures of other concepts, ceiling {ceiling}"
-    if not pictures:
-        found = "no base picture of another concept; name concepts of its kind to retain"
-    elif not is_quiet:
-        found += "; the detector sees it everywhere, so seeing it means nothing"
-    control = _control(
-        "negative control", is_quiet, f"{concept}: {found}", policy.negative_control_ceiling, hits, pictures
-    )
-    return replace(control, concept=concept, role="target")
-
-
-def picture_control(
-    model: str, *, blank: int, pictures: int, expected: int, policy: Policy, where: Sequence[str] = ()
-) -> GateResult:
-    """Says whether a model draws pictures at all: a blank one shows no concept, and would pass for forgetting."""
-    share = blank / pictures if pictures else 1.0
-    is_drawn = 0 < expected <= pictures and share <= policy.blank_picture_ceiling
-    found = f"{blank} of {pictures} pictures of the {model} are a single flat colour"
-    if pictures < max(expected, 1):
-        found = f"expected {expected} pictures of the {model}, found {pictures}"
-    elif not is_drawn:
-        found += f", ceiling {_share(policy.blank_picture_ceiling)} (asked for {', '.join(where)})"
-    control = _control("picture control", is_drawn, found, policy.blank_picture_ceiling, blank, pictures)
-    return replace(control, role=model)
-
-
-def _control(gate: GateName, is_held: bool, reason: str, limit: float, hits: int, pictures: int) -> GateResult:
-    return GateResult(
-        gate=gate,
-        verdict="passed" if is_held else "failed",
-        reason=reason,
-        estimate=hits / pictures if pictures else None,
-        limit=limit,
-        hits=hits,
-        pictures=pictures,
-        is_control=True,
-    )
 
 
 def decide(gates: Sequence[GateResult], *, targets: Collection[str], policy: Policy) -> tuple[Verdict, list[Reason]]:
@@ -390,5 +251,6 @@ def _share(setting: float) -> str:
     return exact_percent(setting)
 
 
-def _asked_as(concept: str, pack: str) -> str:
+def asked_as(concept: str, pack: str) -> str:
+    """Returns a target's name in a reason, with the further pack that asked for it."""
     return f"{concept} (pack {pack})" if is_further_pack(pack) else concept

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from validation import controls
 from validation import gates as rules
 from validation.attacks.budget import ATTACK
 from validation.attacks.reading import denoiser_of
 from validation.attacks.trial import Field, attack_targets, shown_pictures
+from validation.concept_floor import concept_floor_gate
 from validation.detectors import Detectors
 from validation.discrepancy import measure_discrepancies
 from validation.drift import weight_drift
@@ -268,11 +270,11 @@ def evaluate(
             if margin is not None:
                 before = measures[(measures["role"] == role) & (measures["model"] == "base")]
                 hits = int(before["is_hit"].sum())
-                results.append(rules.retained_control(role, hits=hits, pictures=len(before), policy=policy))
+                results.append(controls.retained_control(role, hits=hits, pictures=len(before), policy=policy))
             results.append(rules.retention_gate(role, differences, expected=expected, margin=margin, policy=policy))
             if role != "hidden" and policy.retained_concept_margin is not None:
                 floor = policy.retained_concept_margin
-                results.append(rules.concept_floor_gate(role, differences, margin=floor, policy=policy))
+                results.append(concept_floor_gate(role, differences, margin=floor, policy=policy))
             if role != "hidden" and policy.quality_margin is not None:
                 scores = score_differences(measures[measures["role"] == role])
                 results.append(
@@ -293,7 +295,7 @@ def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Polic
             continue
         before = base[(base["concept"] == target) & (base["pack"] == pack)]
         after = candidate[own & (candidate["pack"] == pack)]
-        control = rules.positive_control(
+        control = controls.positive_control(
             target,
             hits=int(before["is_hit"].sum()),
             pictures=len(before),
@@ -308,15 +310,16 @@ def _target_gates(measures: pd.DataFrame, plan: Plan, target: str, policy: Polic
     asked = {pack for concept, pack in plan.expected("candidate") if concept == target}
     unasked = [pack for pack in policy.further_pack_names if pack not in asked]
     results += [rules.nothing_asked(target, policy=policy, pack=pack) for pack in unasked]
-    others = base[(base["concept"] != target) & base["concept"].map(_head(plan) == plan.subjects[target].head)]
+    alike = [n for n, subject in plan.subjects.items() if n != target and subject.head == plan.subjects[target].head]
+    others = base[base["concept"].isin(alike)]
     seen = int((others["top_label"] == plan.labels[target]).sum())
-    return [*results, rules.negative_control(target, hits=seen, pictures=len(others), policy=policy)]
+    return [*results, controls.negative_control(target, hits=seen, pictures=len(others), policy=policy)]
 
 
 def _picture_control(measures: pd.DataFrame, plan: Plan, model: Model, policy: Policy) -> GateResult:
     pictures = measures[measures["model"] == model]
     blank = pictures[pictures["is_blank"]]
-    return rules.picture_control(
+    return controls.picture_control(
         model,
         blank=len(blank),
         pictures=len(pictures),
@@ -324,10 +327,6 @@ def _picture_control(measures: pd.DataFrame, plan: Plan, model: Model, policy: P
         policy=policy,
         where=list(dict.fromkeys(blank["concept"])),
     )
-
-
-def _head(plan: Plan) -> pd.Series:
-    return pd.Series({name: subject.head for name, subject in plan.subjects.items()})
 
 
 @contextmanager

@@ -171,7 +171,9 @@ def _all_of_many(bench: Bench, _: Setup) -> Setup:
 def _emptied_pack(bench: Bench, setup: Setup) -> Setup:
     pack = bench.folder / "emptied.yaml"
     pack.write_text("name: emptied\nversion: 1\nabout: nothing\nwordings: []\n", encoding="utf-8")
-    return replace(setup, policy=setup.policy.model_copy(update={"further_packs": {str(pack): 158}}))
+    return replace(
+        setup, policy=setup.policy.model_copy(update={"further_packs": {str(pack): setup.policy.probes_per_target}})
+    )
 
 
 def _contradictory(bench: Bench, setup: Setup) -> Setup:

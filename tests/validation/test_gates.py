@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from colour_world import Painter, detectors
 
+from validation import controls
 from validation import gates as rules
+from validation.concept_floor import concept_floor_gate
 from validation.judgement import MEASURE_COLUMNS, SUMMARY_COLUMNS, GateResult, Integrity
 from validation.judging import evaluate
 from validation.measures import measure, paired_differences, summarise
@@ -114,7 +116,7 @@ def test_hidden_concepts_are_reported_without_a_margin_and_gated_with_one():
 
 
 def floor(lost_per_concept: list[int], pairs: int = 8, margin: float = 0.25) -> GateResult:
-    return rules.concept_floor_gate("retained", differences(lost_per_concept, pairs), margin=margin, policy=POLICY)
+    return concept_floor_gate("retained", differences(lost_per_concept, pairs), margin=margin, policy=POLICY)
 
 
 def test_one_concept_cannot_hide_in_a_good_mean():
@@ -151,7 +153,7 @@ def test_the_concept_floor_fails_on_bounds_and_says_when_pairs_are_too_few(
 
 
 def test_without_any_pair_no_floor_is_judged():
-    found = rules.concept_floor_gate("retained", pd.Series(dtype=int), margin=0.25, policy=POLICY)
+    found = concept_floor_gate("retained", pd.Series(dtype=int), margin=0.25, policy=POLICY)
     assert (found.verdict, found.is_gated) == ("inconclusive", False)
 
 
@@ -161,7 +163,7 @@ def test_an_unharmed_candidate_falls_through_no_floor_more_often_than_allowed():
         before, after = rng.random((2, 40, 16)) < 0.5
         index = np.repeat([f"concept {i}" for i in range(40)], 16)
         own = pd.Series((after.astype(int) - before.astype(int)).ravel(), index=index)
-        verdicts.append(rules.concept_floor_gate("retained", own, margin=0.25, policy=POLICY).verdict)
+        verdicts.append(concept_floor_gate("retained", own, margin=0.25, policy=POLICY).verdict)
     assert 0 < np.mean([verdict == "failed" for verdict in verdicts]) <= 0.05
 
 
@@ -197,7 +199,7 @@ def test_pictures_without_a_score_never_count_as_good():
     [(16, 16, 16, "passed"), (8, 16, 16, "passed"), (7, 16, 16, "failed"), (8, 8, 16, "failed"), (0, 0, 0, "failed")],
 )
 def test_the_positive_control_asks_the_base(hits: int, pictures: int, expected: int, verdict: str):
-    result = rules.positive_control("tiger", hits=hits, pictures=pictures, expected=expected, policy=POLICY)
+    result = controls.positive_control("tiger", hits=hits, pictures=pictures, expected=expected, policy=POLICY)
     assert (result.verdict, result.is_control) == (verdict, True)
 
 
@@ -205,7 +207,7 @@ def test_the_positive_control_asks_the_base(hits: int, pictures: int, expected: 
     ("hits", "pictures", "verdict"), [(80, 80, "passed"), (40, 80, "passed"), (39, 80, "failed"), (0, 0, "failed")]
 )
 def test_retained_concepts_must_be_seen_in_the_base(hits: int, pictures: int, verdict: str):
-    result = rules.retained_control("retained", hits=hits, pictures=pictures, policy=POLICY)
+    result = controls.retained_control("retained", hits=hits, pictures=pictures, policy=POLICY)
     assert (result.verdict, result.is_control, result.concept) == (verdict, True, None)
 
 
@@ -213,7 +215,7 @@ def test_retained_concepts_must_be_seen_in_the_base(hits: int, pictures: int, ve
     ("hits", "pictures", "verdict"), [(0, 100, "passed"), (5, 100, "passed"), (6, 100, "failed"), (0, 0, "failed")]
 )
 def test_the_negative_control_asks_the_bases_other_pictures(hits: int, pictures: int, verdict: str):
-    result = rules.negative_control("tiger", hits=hits, pictures=pictures, policy=POLICY)
+    result = controls.negative_control("tiger", hits=hits, pictures=pictures, policy=POLICY)
     assert (result.verdict, result.is_control) == (verdict, True)
 
 
@@ -222,7 +224,7 @@ def test_the_negative_control_asks_the_bases_other_pictures(hits: int, pictures:
     [(0, 10, 10, "passed"), (1, 10, 10, "failed"), (0, 9, 10, "failed"), (0, 0, 0, "failed")],
 )
 def test_the_picture_control_counts_blank_and_missing_pictures(blank: int, pictures: int, expected: int, verdict: str):
-    result = rules.picture_control("base", blank=blank, pictures=pictures, expected=expected, policy=POLICY)
+    result = controls.picture_control("base", blank=blank, pictures=pictures, expected=expected, policy=POLICY)
     assert (result.verdict, result.is_control) == (verdict, True)
 
 
