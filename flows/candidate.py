@@ -92,12 +92,9 @@ def build_candidate(services: Services, plan: Plan, base: Base) -> Candidate:
     else:
         shutil.rmtree(work, ignore_errors=True)  # a half-made candidate of an interrupted run
         work.mkdir(parents=True)
-        concepts = [
-            scapre.Concept(s.concept, kind=s.kind, aliases=tuple(s.aliases), anchor=s.anchor) for s in plan.subjects
-        ]
         edit = scapre.unlearn(
             base.folder,
-            concepts,
+            concepts_of(plan),
             retain=list(plan.retain),
             method=plan.method,
             withheld=plan.withheld,
@@ -130,9 +127,19 @@ def preflight(plan: Plan, base: Base) -> None:
         BadRequestError: A concept, retained name or dial does not fit.
         scapre.ScaPreError: The engine refuses the checkpoint.
     """
-    for subject in plan.subjects:
-        try:
-            scapre.Concept(subject.concept, kind=subject.kind, aliases=tuple(subject.aliases), anchor=subject.anchor)
-        except scapre.ScaPreError as error:
-            raise BadRequestError(str(error)) from error
+    concepts_of(plan)
     scapre.inspect_checkpoint(base.folder)
+
+
+def concepts_of(plan: Plan) -> list[scapre.Concept]:
+    """Returns the plan's subjects as the engine takes them.
+
+    Raises:
+        BadRequestError: One of them is nothing the engine can take.
+    """
+    try:
+        return [
+            scapre.Concept(s.concept, kind=s.kind, aliases=tuple(s.aliases), anchor=s.anchor) for s in plan.subjects
+        ]
+    except scapre.ScaPreError as error:
+        raise BadRequestError(str(error)) from error

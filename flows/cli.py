@@ -25,8 +25,10 @@ from flows.commands import (
     judge,
     ledger,
     packs,
+    plan,
     registry,
     requests,
+    status,
     takedown,
     watchdog,
 )
@@ -56,7 +58,8 @@ app.command("decline")(approval.decline)
 app.command("rollback")(registry.rollback)
 app.command("gate")(gate.gate)
 app.command("watchdog")(watchdog.watchdog)
-app.command("status")(takedown.status)
+app.command("plan")(plan.plan)
+app.command("status")(status.status)
 app.command("settings")(engine.settings)
 app.add_typer(requests.app, name="request")
 app.add_typer(requests.base_app, name="base")

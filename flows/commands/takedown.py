@@ -1,13 +1,10 @@
-"""`scapre takedown run` and `scapre status`."""
+"""`scapre takedown run`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from flows import intake
 from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.exit_codes import ExitCode
 from flows.services import open_services
@@ -82,23 +79,3 @@ def report_outcome(outcome: "TakedownOutcome") -> int:
     if outcome.decision in ("waiting", "declined"):
         return ExitCode.WAITING if outcome.decision == "waiting" else ExitCode.FAILED
     return {"passed": ExitCode.OK, "failed": ExitCode.FAILED}.get(outcome.verdict, ExitCode.INCONCLUSIVE)
-
-
-def status() -> None:
-    """Show champion, candidate, active requests and the last verdicts, on one screen."""
-    from infra.chain import EntryKind
-
-    services = open_services()
-    requests = intake.active_requests(services)
-    registry = services.open_registry()
-    champion, candidate = registry.champion(), registry.candidate()
-    table = Table(show_header=False, box=None)
-    table.add_row("champion", f"version {champion.version}, digest {champion.digest[:16]}" if champion else "none yet")
-    table.add_row("candidate", f"version {candidate.version}" if candidate else "none")
-    table.add_row("requests", f"{len(requests)} active, {sum(len(r.subjects) for r in requests.values())} concepts")
-    judged = services.ledger.entries(kind=EntryKind.JUDGED)[-3:]
-    for entry in reversed(judged):
-        table.add_row("judged", f"{entry.at[:19]}  {entry.body['verdict']}  run {entry.body['run_id'][:8]}")
-    faults = services.ledger.verify()
-    table.add_row("ledger", "verifies" if not faults else f"{len(faults)} faults; see `scapre ledger verify`")
-    Console().print(table)

@@ -1,0 +1,196 @@
+"""The capacity curve: how many more concepts a model takes before retention falls below its limit, as a prediction.
+
+Guarantees:
+    1. Every point is solved, by the engine itself, with that many more concepts; text only, nothing is drawn or kept.
+    2. What a point means for pictures is read off measurements of the same base (isotonic regression over all of them,
+       whatever their task), and only between them: beyond the furthest measurement there is no prediction.
+    3. A prediction promotes nothing; only a judgement does.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import isotonic_regression
+
+import scapre
+from flows.candidate import Base, concepts_of
+from flows.plan import Plan
+from flows.progress import OnProgress
+from flows.services import Services
+from validation.documents import parse_document, read_document
+from validation.errors import PolicyError
+from validation.policy import Policy
+
+MEASURED = Path(__file__).parent / "capacity.yaml"
+MORE = (0, 2, 5, 10, 20, 50, 100)
+"""Numbers of further concepts that are tried."""
+
+
+class Measured(BaseModel):
+    """One measurement: how far responses moved, and what was lost in pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = Field(pattern=r"^[0-9a-f]{64}$", description="digest of the base's weights")
+    task: str = Field(min_length=1)
+    response: float = Field(ge=0, description="retained_response of the edit")
+    retained_loss: float | None = Field(default=None, ge=-1, le=1, description="lost share of what was named")
+    hidden_loss: float | None = Field(default=None, ge=-1, le=1, description="lost share of what nobody named")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = Field(ge=1, le=1)
+    points: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The plan with so many more concepts."""
+
+    more: int
+    response: float
+    """How far responses to retained text move, relative to what they are."""
+    neighbour_response: float
+    """How far the nearest neighbours move, in units of their distance to the target; the mean over targets."""
+    retained_loss: float | None
+    """Predicted; None beyond what was measured."""
+    hidden_loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What can be said of a model's capacity."""
+
+    points: tuple[Point, ...]
+    measured: tuple[Measured, ...]
+    """What the predictions rest on."""
+    fits: int | None
+    """The most further concepts for which retention is predicted within its limits; None if not even the plan's own."""
+    ended_by: str
+    """Why not more."""
+
+
+def measured_here(services: Services, base_digest: str) -> tuple[Measured, ...]:
+    """Returns all measurements of a base: those that ship, and the judgements that this installation keeps."""
+    shipped = parse_document(
+        _Table,
+        read_document(MEASURED, error=PolicyError),
+        source=str(MEASURED),
+        what="table of measurements",
+        example="points: []",
+        error=PolicyError,
+    ).points
+    own = [_judged(folder) for folder in sorted(services.evidence.glob("*")) if (folder / "edit.json").is_file()]
+    found = [point for point in (*shipped, *own) if point is not None and point.base == base_digest]
+    return tuple(sorted(found, key=lambda point: point.response))
+
+
+def capacity_curve(
+    plan: Plan,
+    base: Base,
+    *,
+    candidates: Sequence[str],
+    measured: Sequence[Measured],
+    policy: Policy,
+    cache: Path,
+    more: Sequence[int] = MORE,
+    on_progress: OnProgress | None = None,
+) -> Curve:
+    """Solves the plan with more and more further concepts and says how many fit.
+
+    Args:
+        plan: The run.
+        base: Its base on this machine.
+        candidates: Names of plausible further concepts; taken in an order fixed by their digests.
+        measured: Of this base.
+        policy: The limits.
+        cache: The engine's cache of text features.
+        more: How many further concepts to try; what exceeds the candidates is left out.
+        on_progress: Called with points done and in all.
+    """
+    pool = sorted(candidates, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    steps = sorted({number for number in more if number <= len(pool)} | {0})
+    points: list[Point] = []
+    for number in steps:
+        try:
+            points.append(_solve(plan, base, pool[:number], measured=measured, cache=cache))
+        except scapre.ScaPreError as error:
+            if not points:
+                raise
+            return Curve(tuple(points), tuple(measured), _fits(points, policy)[0], f"the engine refuses more: {error}")
+        if on_progress:
+            on_progress(len(points), len(steps))
+    fits, ended_by = _fits(points, policy)
+    return Curve(tuple(points), tuple(measured), fits, ended_by)
+
+
+def predict(pairs: Iterable[tuple[float, float | None]], response: float) -> float | None:
+    """Returns the loss at a response, between measurements and from no change at all; None beyond the furthest."""
+    known = sorted((x, y) for x, y in pairs if y is not None)
+    if not known or response > known[-1][0]:
+        return None
+    xs, ys = zip((0.0, 0.0), *known, strict=True)
+    fitted = isotonic_regression(np.array(ys)).x  # a larger change never costs less; other tasks, other losses
+    return float(np.interp(response, xs, fitted))
+
+
+def _solve(plan: Plan, base: Base, further: Sequence[str], *, measured: Sequence[Measured], cache: Path) -> Point:
+    edit = scapre.unlearn(
+        base.folder,
+        [*concepts_of(plan), *further],
+        retain=[name for name in plan.retain if name not in further],
+        method=plan.method,
+        withheld=plan.withheld,
+        cache=cache,
+        **plan.dials,
+    )
+    facts = edit.diagnostics
+    near = list(facts["neighbour_response"].values())
+    response = float(facts["retained_response"])
+    return Point(
+        more=len(further),
+        response=response,
+        neighbour_response=sum(near) / len(near),
+        retained_loss=predict(((one.response, one.retained_loss) for one in measured), response),
+        hidden_loss=predict(((one.response, one.hidden_loss) for one in measured), response),
+        seconds=sum(facts["seconds"].values()),
+    )
+
+
+def _fits(points: Sequence[Point], policy: Policy) -> tuple[int | None, str]:
+    fits: int | None = None
+    for point in points:
+        limits = [("retained", point.retained_loss, policy.retained_margin)]
+        if policy.hidden_margin is not None:
+            limits.append(("hidden", point.hidden_loss, policy.hidden_margin))
+        for role, loss, margin in limits:
+            if loss is None:
+                return fits, f"{point.more} more would move responses further than anything measured on this base"
+            if loss > margin:
+                return fits, f"{point.more} more would cost {loss:.1%} of {role} concepts' pictures, limit {margin:.1%}"
+        fits = point.more
+    return fits, "no more were tried"
+
+
+def _judged(folder: Path) -> Measured | None:
+    """Reads a judgement of this installation; None for one of a model that no edit is known of."""
+    facts = json.loads((folder / "edit.json").read_bytes())
+    gates = json.loads((folder / "verdict.json").read_bytes())["gates"]
+    mean = {gate["role"]: gate["estimate"] for gate in gates if gate["gate"] == "retention" and gate["concept"] is None}
+    if "retained_response" not in facts.get("diagnostics", {}):
+        return None
+    losses = {f"{role}_loss": -mean[role] for role in ("retained", "hidden") if mean.get(role) is not None}
+    return Measured(
+        base=facts["base_digest"],
+        task=f"judgement {folder.name}",
+        response=facts["diagnostics"]["retained_response"],
+        **losses,
+    )

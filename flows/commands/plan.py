@@ -1,0 +1,96 @@
+"""`scapre plan`: what the next run would do, and how much more the model takes."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.commands.dials import DIAL_HELP, parse_dials
+from flows.progress import console as people
+from flows.progress import progress_bar
+from flows.services import open_services
+
+if TYPE_CHECKING:
+    from flows.outlook import Outlook
+
+AT_RISK_SHOWN = 10
+
+
+def plan(
+    base: Annotated[str, typer.Option(help="Name of the base model in the object store.")] = "reference",
+    method: Annotated[str, typer.Option(help="Unlearning method.")] = "scapre",
+    dial: Annotated[list[str] | None, typer.Option(help=DIAL_HELP)] = None,
+    withhold: Annotated[list[str] | None, typer.Option(help="Concept that the engine must not be told of.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Policy file instead of the default one.")] = None,
+    more: Annotated[list[int] | None, typer.Option(min=0, help="Point of the capacity curve; repeat.")] = None,
+    curve: Annotated[bool, typer.Option("--curve/--no-curve", help="Solve the capacity curve.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object, for machines.")] = False,
+) -> None:
+    """Say what the next run would do: requests, concepts, names at risk, time; and how many more concepts fit.
+
+    Text only, but for a batch of pictures to measure the pace where no earlier run tells it. Nothing is changed. The
+    capacity curve is a prediction: the engine solves with more concepts, and what that means for pictures is read off
+    measurements of the same base.
+    """
+    services = open_services()
+    from flows.outlook import look_ahead
+    from flows.takedown import TakedownOrder
+
+    order = TakedownOrder(
+        base=base, method=method, dials=parse_dials(dial or []), withheld=tuple(withhold or ()), policy=policy
+    )
+    with progress_bar("capacity curve", people()) as on_progress:
+        found = look_ahead(services, order, more=tuple(more or ()), with_curve=curve, on_progress=on_progress)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
+        return
+    _show(found, Console())
+
+
+def _show(found: "Outlook", console: Console) -> None:
+    facts = Table(show_header=False, box=None)
+    facts.add_row("base", f"{found.base}, digest {found.base_digest[:16]}")
+    facts.add_row("requests", f"{len(found.request_ids)} in one run, {len(found.queued)} of them new")
+    facts.add_row("given back", ", ".join(found.given_back) or "none")
+    facts.add_row("run", "finished before: nothing would be done" if found.is_finished else f"key {found.key[:16]}")
+    time = found.forecast
+    solving = f"{found.solve_seconds:.0f} s, measured just now" if found.solve_seconds else "not measured"
+    minutes, each = time.drawing_seconds / 60, time.seconds_per_picture
+    facts.add_row("solving", solving)
+    facts.add_row("drawing", f"at most {time.pictures} pictures in {minutes:.0f} min, {each:.2f} s each")
+    facts.add_row("", f"measured by {time.measured_by}")
+    console.print(facts)
+    becomes = Table("concept", "becomes", title="to forget")
+    for name, anchor in found.anchors.items():
+        becomes.add_row(name, anchor or "nothing in particular (the empty prompt)")
+    at_risk = Table("retained name", "near", "cosine", title="neighbours at risk, most first")
+    for one in found.at_risk[:AT_RISK_SHOWN]:
+        at_risk.add_row(one.name, one.target, f"{one.cosine:.2f}")
+    console.print(becomes, at_risk)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if found.curve is not None:
+        _show_curve(found.curve, console)
+
+
+def _show_curve(curve: Any, console: Console) -> None:
+    table = Table(
+        "more concepts",
+        "retained responses move",
+        "neighbours move",
+        "named lost",
+        "unnamed lost",
+        title="capacity curve, a prediction",
+    )
+    for point in curve.points:
+        losses = (f"{loss:.1%}" if loss is not None else "?" for loss in (point.retained_loss, point.hidden_loss))
+        table.add_row(str(point.more), f"{point.response:.1%}", f"{point.neighbour_response:.2f}", *losses)
+    console.print(table)
+    fits = "not even this run" if curve.fits is None else f"{curve.fits} more concepts"
+    console.print(f"predicted to fit: {fits}; {curve.ended_by}", highlight=False, soft_wrap=True)
+    based = ", ".join(one.task for one in curve.measured) or "nothing: no run on this base was measured yet"
+    console.print(f"predicted from: {based}; only a judgement decides", highlight=False, soft_wrap=True)

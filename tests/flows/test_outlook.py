@@ -1,0 +1,110 @@
+"""What the next run would do, on the reference model; and that withdrawing gives back the weights, by digest."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import scapre
+from flows import candidate as candidates
+from flows import desk, intake
+from flows.candidate import build_candidate, fetch_base
+from flows.capacity import measured_here, predict
+from flows.case_states import Event
+from flows.outlook import look_ahead
+from flows.requests import TakedownRequest
+from flows.services import open_services
+from flows.takedown import TakedownOrder, plan_run
+from infra.chain import EntryKind
+from infra.settings import load_settings
+
+REFERENCE = Path(__file__).parents[2] / "infra" / "reference" / "model"
+FEW = {"probes_per_target": 32, "probes_per_target_base": 4, "probes_per_retained": 1, "probes_per_hidden": 0}
+
+
+def request(concept: str, *retain: str) -> TakedownRequest:
+    return TakedownRequest.model_validate(
+        {
+            "ground": "internal",
+            "jurisdiction": "EU",
+            "requester": {"name": "A", "role": "artist", "contact": "a@example.org"},
+            "subjects": [{"concept": concept, "kind": "object"}],
+            "retain": retain,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    services = open_services(load_settings({}, home=tmp_path_factory.mktemp("home")))
+    candidates.register_base(services, "reference", REFERENCE)
+    return services
+
+
+@pytest.fixture(scope="module")
+def order(services):
+    policy = services.settings.home / "policy.yaml"
+    policy.write_text(yaml.safe_dump(FEW), encoding="utf-8")
+    return TakedownOrder(dials={"vocabulary": 8}, policy=policy)
+
+
+def weights(services, order) -> tuple[str, tuple[str, ...]]:
+    plan = plan_run(services, order)
+    return build_candidate(services, plan, fetch_base(services, "reference")).digest, plan.request_ids
+
+
+def test_requests_are_batched_and_a_withdrawn_one_gives_back_the_weights_by_digest(services, order):
+    first, _ = intake.add_request(services, request("rose", "tulip"))
+    alone, ids = weights(services, order)
+    assert ids == (first,)
+    second, _ = intake.add_request(services, request("tiger", "lion"))
+    both, ids = weights(services, order)
+    assert set(ids) == {first, second}
+    assert both != alone
+    desk.decide(services, second, Event.WITHDRAW, by="dana")
+    assert weights(services, order) == (alone, (first,))
+
+
+def test_the_next_run_is_told_without_changing_anything(services, order):
+    held, _ = intake.add_request(services, request("violin"))
+    services.ledger.append(EntryKind.PROMOTED, {"key": "k", "digest": "d" * 64, "request_ids": [held]})
+    desk.decide(services, held, Event.WITHDRAW, by="dana")
+    before = services.ledger.entries()
+    found = look_ahead(services, order, more=(0, 2))
+    assert services.ledger.entries() == before
+    assert found.given_back == (held,)
+    assert found.queued == found.request_ids
+    assert set(found.anchors) == {"rose"}
+    assert found.at_risk[0].target == "rose"
+    assert not found.is_finished
+    assert found.forecast.measured_by == "a batch of pictures drawn just now"
+    assert found.forecast.pictures >= FEW["probes_per_target"] + FEW["probes_per_target_base"]
+    assert found.curve is not None
+    assert [point.more for point in found.curve.points] == [0, 2]
+    assert found.curve.points[0].response < found.curve.points[1].response
+    assert found.curve.fits is not None
+
+
+def test_measurements_that_ship_are_of_the_reference_model(services):
+    assert len(measured_here(services, scapre.base_digest(REFERENCE))) >= 3
+    assert measured_here(services, "0" * 64) == ()
+
+
+LOSSES = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=8)
+
+
+@given(LOSSES, st.lists(st.floats(0, 1), min_size=2, max_size=20))
+def test_a_larger_change_is_never_predicted_to_cost_less(pairs, responses):
+    known = [response for response in sorted(responses) if predict(pairs, response) is not None]
+    for one, other in pairwise(known):
+        assert predict(pairs, one) <= predict(pairs, other) + 1e-12
+
+
+def test_beyond_what_was_measured_nothing_is_predicted():
+    assert predict([], 0.1) is None
+    assert predict([(0.2, None)], 0.1) is None
+    assert predict([(0.2, 0.1)], 0.1) == pytest.approx(0.05)
+    assert predict([(0.2, 0.1)], 0.21) is None
