@@ -75,7 +75,7 @@ TRANSITIONS: Mapping[Event, tuple[frozenset[CaseState], CaseState]] = {
     Event.REINSTATE: (frozenset({_S.COUNTER_NOTICED}), _S.REINSTATED),
     Event.CLOSE: (frozenset({_S.CONFIRMED}), _S.CLOSED),
     Event.BUILT: (_WORKED_ON, _S.UNLEARNED),
-    Event.JUDGED: (frozenset({_S.UNLEARNED}), _S.JUDGED),
+    Event.JUDGED: (frozenset({_S.QUEUED, _S.UNLEARNED, _S.JUDGED}), _S.JUDGED),
     Event.APPROVED: (frozenset({_S.UNLEARNED, _S.JUDGED}), _S.APPROVED),
     Event.DECLINED: (frozenset({_S.APPROVED}), _S.JUDGED),
     Event.PROMOTED: (_WORKED_ON, _S.PROMOTED),

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import scapre
-from flows import promotion
 from flows.candidate import concepts_of, fetch_base
 from flows.capacity import MORE, Curve, capacity_curve, measured_here
 from flows.case_states import CaseState
 from flows.cases import cases
+from flows.decisions import judged_key
 from flows.forecast import Forecast, forecast
 from flows.intake import active_requests
 from flows.progress import OnProgress
@@ -26,7 +26,7 @@ class Outlook:
     base_digest: str
     key: str
     is_finished: bool
-    """Whether that very run was done before."""
+    """Whether that very run was judged before."""
     request_ids: tuple[str, ...]
     queued: tuple[str, ...]
     """Requests that no candidate holds yet."""
@@ -98,7 +98,7 @@ def look_ahead(
         base=plan.base,
         base_digest=plan.base_digest,
         key=plan.key,
-        is_finished=promotion.find_outcome(services, plan.key) is not None,
+        is_finished=services.ledger.find(judged_key(plan.key)) is not None,
         request_ids=plan.request_ids,
         queued=tuple(i for i in plan.request_ids if standing[i].state == CaseState.QUEUED),
         given_back=tuple(i for i in _held_by_champion(services) if i in standing and not standing[i].is_active),

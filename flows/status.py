@@ -6,7 +6,7 @@ Guarantees:
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from flows.case_states import CaseState
 from flows.cases import Case, fold_cases
 from flows.deadlines import load_deadlines
+from flows.decisions import requests_of, waiting_candidates
 from flows.incidents import list_incidents
 from flows.services import Services
 from infra.chain import Entry, EntryKind
@@ -85,6 +86,8 @@ def read_status(services: Services, *, now: datetime | None = None) -> Status:
     found = fold_cases(entries, load_deadlines(services.settings.deadlines))
     active = [case for case in found.values() if case.is_active]
     registry = services.open_registry()
+    approvals = tuple(_approvals(services))
+    asked_for = {request_id for waiting in approvals for request_id in waiting.request_ids}
     incidents = [incident for incident in list_incidents(services) if incident.is_open]
     return Status(
         at=moment.isoformat(timespec="seconds"),
@@ -95,7 +98,7 @@ def read_status(services: Services, *, now: datetime | None = None) -> Status:
         states=dict(Counter(str(case.state) for case in found.values())),
         due=tuple(_due(found.values(), moment)),
         verdicts=tuple(_verdicts(entries)),
-        waiting=tuple(waiting_for(found.values())),
+        waiting=(*approvals, *waiting_for(case for case in found.values() if case.request_id not in asked_for)),
         incidents=tuple({"incident_id": i.incident_id, "opened_at": i.opened_at} for i in incidents),
         entries=len(entries),
         faults=len(services.ledger.verify()),
@@ -109,6 +112,13 @@ def waiting_for(cases: Iterable[Case]) -> list[Waiting]:
         if turn := _turn(case):
             found.setdefault(turn, []).append(case.request_id)
     return [Waiting(whom, what, tuple(ids)) for (whom, what), ids in found.items()]
+
+
+def _approvals(services: Services) -> Iterator[Waiting]:
+    for candidate in waiting_candidates(services):
+        digest = str(candidate.judged.body["digest"])
+        what = f"`scapre approve {digest[:16]}` or `scapre decline`"
+        yield Waiting("approver", what, tuple(requests_of(services, candidate.judged)))
 
 
 def _turn(case: Case) -> tuple[str, str] | None:

@@ -56,7 +56,9 @@ def _show(found: "Outlook", console: Console) -> None:
     facts.add_row("base", f"{found.base}, digest {found.base_digest[:16]}")
     facts.add_row("requests", f"{len(found.request_ids)} in one run, {len(found.queued)} of them new")
     facts.add_row("given back", ", ".join(found.given_back) or "none")
-    facts.add_row("run", "finished before: nothing would be done" if found.is_finished else f"key {found.key[:16]}")
+    facts.add_row(
+        "run", "judged before: nothing would be made or drawn" if found.is_finished else f"key {found.key[:16]}"
+    )
     time = found.forecast
     solving = f"{found.solve_seconds:.0f} s, measured just now" if found.solve_seconds else "not measured"
     minutes, each = time.drawing_seconds / 60, time.seconds_per_picture

@@ -48,12 +48,12 @@ def misspelled(document: Any, path: Path) -> Any:
     return changed(without(document, path), (*path[:-1], f"{path[-1]}x"), value)
 
 
-def malformed(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields a name that a refusal must hold, and a document with something wrong; some may still be valid."""
+def malformed(document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields names of which a refusal must hold one, and a document with something wrong; some may still be valid."""
     for path in places(document):
-        name = next(str(key) for key in reversed(path) if isinstance(key, str))
+        *holders, name = [str(key) for key in path if isinstance(key, str)]
         for value in WRONG:
-            yield name, changed(document, path, value)
+            yield (name,), changed(document, path, value)
         if isinstance(path[-1], str):
-            yield name, misspelled(document, path)
-            yield name, without(document, path)
+            yield (name,), misspelled(document, path)
+            yield (name, *holders[-1:]), without(document, path)

@@ -44,21 +44,21 @@ TABLE = yaml.safe_load(DEFAULT_TABLE.read_text(encoding="utf-8"))
 TABLE["regimes"] = {name: TABLE["regimes"][name] for name in ("dmca",)}
 
 
-def require_one_line(error: Exception, name: str) -> None:
+def require_one_line(error: Exception, names: tuple[str, ...]) -> None:
     said = str(error)
     assert "\n" not in said
-    assert said.startswith("expected") or f"{name}: expected" in said
-    assert name in said, (name, said)
+    assert "expected" in said
+    assert any(name in said for name in names), (names, said)
 
 
 def test_malformed_requests_are_refused_by_their_field_and_nothing_is_recorded(tmp_path):
     services = open_services(load_settings({}, home=tmp_path / "home"))
     refused = 0
-    for name, document in malformed(REQUEST):
+    for names, document in malformed(REQUEST):
         try:
             request = read_request_file(json.dumps(document).encode(), name="request.json")
         except BadRequestError as error:
-            require_one_line(error, name)
+            require_one_line(error, names)
             refused += 1
         else:
             assert request.request_id.startswith("req-")
@@ -73,12 +73,12 @@ def test_malformed_policies_and_tables_are_refused_by_their_field(document, read
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     read(path)
     refused = 0
-    for name, bad in malformed(document):
+    for names, bad in malformed(document):
         path.write_text(yaml.safe_dump(bad), encoding="utf-8")
         try:
             read(path)
         except PolicyError as error:
-            require_one_line(error, name)
+            require_one_line(error, names)
             refused += 1
     assert refused >= least
 
@@ -118,11 +118,11 @@ def test_malformed_ledgers_are_refused_by_their_line(tmp_path):
     lines = [json.loads(entry.to_line()) for entry in Tale().added().accepted().entries]
     path, refused = tmp_path / "ledger.jsonl", 0
     for number, line in enumerate(lines):
-        for name, bad in malformed(line):
+        for names, bad in malformed(line):
             written = [json.dumps(bad if place == number else each) for place, each in enumerate(lines)]
             path.write_text("".join(f"{each}\n" for each in written), encoding="utf-8")
             faults = verify_export(path)
-            assert number + 1 in {fault.sequence for fault in faults} or name == "sequence"
+            assert number + 1 in {fault.sequence for fault in faults} or names[0] == "sequence"
             assert all(str(fault).isprintable() for fault in faults)
             refused += 1
     assert refused >= 200

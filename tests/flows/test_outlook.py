@@ -39,7 +39,7 @@ def request(concept: str, *retain: str) -> TakedownRequest:
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory):
-    services = open_services(load_settings({}, home=tmp_path_factory.mktemp("home")))
+    services = open_services(load_settings({}, home=tmp_path_factory.mktemp("home"), render_batch=4))
     candidates.register_base(services, "reference", REFERENCE)
     return services
 

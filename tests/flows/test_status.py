@@ -4,47 +4,41 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import governed
 import pytest
 import yaml
 
 from flows import intake
+from flows.approval import settle_candidate
 from flows.case_states import ENDED, CaseState
 from flows.cases import Case, fold_cases
 from flows.cli import run
 from flows.deadlines import load_deadlines
-from flows.requests import parse_request
-from flows.services import open_services
+from flows.requests import load_request, parse_request
 from flows.status import read_status, waiting_for
 from infra.chain import EntryKind
-from infra.settings import load_settings
 from tests.flows.case_entries import Tale
 
-EXAMPLE = yaml.safe_load((Path(__file__).parents[2] / "flows" / "demo_request.yaml").read_text(encoding="utf-8"))
-
-
-def request(**changes):
-    return parse_request({**EXAMPLE, **changes}, source="x")
+EXAMPLE = Path(__file__).parents[2] / "flows" / "demo_request.yaml"
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory):
-    """One request in production, one that waits for the desk, late; one incident."""
-    services = open_services(load_settings({}, home=tmp_path_factory.mktemp("home")))
+    """One request in production, one whose candidate waits for approval, one that waits for the desk; an incident."""
+    world = governed.Installation(
+        tmp_path_factory.mktemp("world") / "home", approval="grounds: {internal: automatic, safety: person}"
+    )
+    services = world.services
     empty = read_status(services)
     assert (empty.champion, empty.active, empty.waiting, empty.due) == (None, 0, (), ())
-    own, _ = intake.add_request(services, request())
-    late = request(ground="copyright", jurisdiction="US", received_at=datetime.now(UTC) - timedelta(hours=23))
-    intake.add_request(services, late)
-    facts = {"key": "k", "digest": "1" * 64, "request_ids": [own]}
-    services.ledger.append(EntryKind.CANDIDATE_BUILT, facts)
-    services.ledger.append(EntryKind.JUDGED, {**facts, "verdict": "passed", "evidence": "e", "run_id": "r" * 32})
-    registry = services.open_registry()
-    version = registry.register(source="file:///x", digest="1" * 64)
-    from infra.locks import hold_lock
-
-    with hold_lock(services.ledger.engine, owner="t", lease_seconds=60, wait_seconds=1) as lock:
-        registry.promote(version.version, expected_champion=None, lock=lock)
-    services.ledger.append(EntryKind.PROMOTED, {**facts, "model": "m", "version": version.version})
+    own = world.request("rose")
+    assert settle_candidate(services, world.registry, world.judged("one", [own])).decision == "promoted"
+    asked = load_request(EXAMPLE).model_copy(update={"ground": "safety"})
+    waits, _ = intake.add_request(services, asked)
+    assert settle_candidate(services, world.registry, world.judged("two", [own, waits])).decision == "waiting"
+    document = {**yaml.safe_load(EXAMPLE.read_text(encoding="utf-8")), "ground": "copyright", "jurisdiction": "US"}
+    received_at = datetime.now(UTC) - timedelta(hours=23)
+    intake.add_request(services, parse_request({**document, "received_at": received_at}, source="x"))
     incident = {"incident_id": "inc-1", "digest": "1" * 64, "reasons": ["x"], "request_ids": [own]}
     services.ledger.append(EntryKind.INCIDENT_OPENED, incident)
     return services
@@ -54,14 +48,12 @@ def test_everything_is_answered(services):
     found = read_status(services)
     assert found.champion is not None
     assert (found.champion["version"], found.champion["requests"]) == ("1", 1)
-    assert found.states == {"promoted": 1, "received": 1}
-    assert (found.active, found.concepts) == (1, 10)
+    assert found.states == {"promoted": 1, "judged": 1, "received": 1}
+    assert (found.active, found.concepts) == (2, 11)
     assert [(due.name, due.state) for due in found.due] == [("acknowledge", "near")]
-    assert [(one.whom, one.what.split(":")[0]) for one in found.waiting] == [
-        ("compliance", "confirm"),
-        ("desk", "triage"),
-    ]
-    assert [(said.kind, said.verdict) for said in found.verdicts] == [("judged", "passed")]
+    assert [one.whom for one in found.waiting] == ["approver", "desk"]
+    assert found.waiting[0].what.startswith("`scapre approve")
+    assert [(said.kind, said.verdict) for said in found.verdicts] == [("judged", "passed")] * 2
     assert [incident["incident_id"] for incident in found.incidents] == ["inc-1"]
     assert found.faults == 0
 
@@ -73,6 +65,8 @@ def test_a_deadline_becomes_missed(services):
 
 def test_the_screen_and_the_json_name_no_concept(services, capsys, monkeypatch):
     monkeypatch.setenv("SCAPRE_HOME", str(services.settings.home))
+    monkeypatch.setenv("SCAPRE_MLFLOW_TRACKING_URI", services.settings.mlflow_tracking_uri)
+    monkeypatch.setenv("SCAPRE_REGISTERED_MODEL_NAME", services.settings.registered_model_name)
     assert run(["status"]) == 0
     screen = capsys.readouterr().out
     assert "version 1" in screen
@@ -80,9 +74,10 @@ def test_the_screen_and_the_json_name_no_concept(services, capsys, monkeypatch):
     assert "inc-1" in screen
     assert run(["status", "--json"]) == 0
     text = capsys.readouterr().out
-    assert json.loads(text)["active"] == 1
-    assert not any(subject["concept"] in screen + text for subject in EXAMPLE["subjects"])
-    assert EXAMPLE["requester"]["name"] not in screen + text
+    assert json.loads(text)["active"] == 2
+    asked = load_request(EXAMPLE)
+    assert not any(subject.concept in screen + text for subject in asked.subjects)
+    assert asked.requester.name not in screen + text
 
 
 @pytest.mark.parametrize("state", sorted(set(CaseState) - ENDED - {CaseState.VALID}))
