@@ -58,8 +58,11 @@ def _example(table: DeadlineTable, name: str) -> TakedownRequest:
 
 def _lines(table: DeadlineTable, name: str) -> Iterator[str]:
     regime = table.find(name)
-    yield f"# {regime.title}. Service targets, not legal advice: {_span(regime.acknowledge)} to acknowledge,"
-    yield f"# {_span(regime.decide)} to decide, {_span(regime.effect)} to take effect."
+    yield f"# {regime.title}."
+    yield (
+        f"# {_span(regime.acknowledge)} to acknowledge, {_span(regime.decide)} to decide, {_span(regime.effect)} "
+        "to take effect: service targets, not legal advice."
+    )
     record = _example(table, name).model_dump(mode="json", exclude_defaults=True)
     for field, value in {"format": 2, **record, "base": "reference"}.items():
         text = yaml.safe_dump({field: value}, sort_keys=False, allow_unicode=True, width=110).rstrip()

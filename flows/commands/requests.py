@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows import desk, intake
 from flows.case_states import Event
@@ -47,16 +47,13 @@ def list_requests(
         for case in found:
             typer.echo(json.dumps(describe_case(case)))
         return
-    table = Table("request", "received", "state", "ground", "regime", "base", "concepts", "next deadline")
+    table = Table(Column("request", no_wrap=True), "state", "regime", "concepts", "next deadline")
     now = datetime.now(UTC)
     for case in found:
         table.add_row(
             case.request_id,
-            f"{case.received_at:%Y-%m-%d}",
             case.state,
-            f"{case.ground}, {case.jurisdiction}",
             case.regime,
-            case.base,
             str(case.concepts),
             next_deadline(case, now),
         )
