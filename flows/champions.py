@@ -7,14 +7,16 @@ Guarantees:
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from flows import succession
 from flows.errors import BadRequestError, FlowError
+from flows.plan import candidate_key
 from flows.services import Services
-from infra.chain import Entry, EntryKind
 from infra.errors import DigestMismatchError, NotFoundError
 from infra.registry import ModelVersion, Registry
 from validation.evidence import verify_evidence
@@ -29,22 +31,17 @@ class Champion:
     """The model in production and the record of its promotion."""
 
     version: ModelVersion
-    promotion: Entry
-    """The ledger's entry of the promotion of these bytes."""
+    recorded: succession.Champion
+    """What the ledger says of it."""
     base_digest: str
 
-    @property
-    def request_ids(self) -> tuple[str, ...]:
-        """The requests it was made for."""
-        return tuple(self.promotion.body["request_ids"])
 
-
-@dataclass(frozen=True)
-class Promised:
+class Promised(BaseModel):
     """What the champion was promoted on."""
 
+    model_config = ConfigDict(frozen=True)
+
     gates: list[dict[str, Any]]
-    targets: tuple[str, ...]
     retained: tuple[str, ...]
 
 
@@ -55,39 +52,35 @@ def find_champion(services: Services, registry: Registry) -> Champion:
         BadRequestError: Nothing was promoted yet.
         AlteredChampionError: The alias points to something other than what the ledger says was promoted last.
     """
-    version = registry.champion()
-    moves = [*services.ledger.entries(kind=EntryKind.PROMOTED), *services.ledger.entries(kind=EntryKind.ROLLED_BACK)]
-    if version is None and not moves:
+    version, recorded = registry.champion(), succession.read_succession(services).champion
+    if version is None and recorded is None:
         raise BadRequestError("expected a champion, found none; `scapre takedown run` makes and promotes one")
-    last = max(moves, key=lambda entry: entry.sequence, default=None)
-    found = version.digest if version else "none"
-    if version is None or last is None or last.body["digest"] != found:
-        recorded = last.body["digest"] if last else "none"
+    found = f"version {version.version} with digest {version.digest}" if version else "none"
+    if version is None or recorded is None or (version.version, version.digest) != (recorded.version, recorded.digest):
+        expected = f"version {recorded.version} with digest {recorded.digest}" if recorded else "none"
         raise AlteredChampionError(
-            f"expected the champion with digest {recorded} as the ledger records it, found {found}; "
-            "somebody moved the alias outside the pipeline: `scapre rollback` or a takedown run sets it right"
+            f"expected the champion {expected} as the ledger records it, found {found}; somebody moved the alias "
+            "outside the pipeline: `scapre registry audit` says what else differs, `scapre registry repair` mends it"
         )
-    promotions = services.ledger.entries(kind=EntryKind.PROMOTED)
-    promotion = next((entry for entry in reversed(promotions) if entry.body["digest"] == found), None)
-    built = services.ledger.find(f"built/{promotion.body['key']}") if promotion else None
-    if promotion is None or built is None:
+    built = services.ledger.find(f"built/{recorded.key}")
+    if built is None:
         raise AlteredChampionError(
-            f"expected the ledger to say how digest {found} was built and promoted, found no such entry; "
-            "check the ledger with `scapre ledger verify`"
+            f"expected the ledger to say how {found} was built, found no such entry; check it with "
+            "`scapre ledger verify`"
         )
-    return Champion(version, promotion, built.body["base_digest"])
+    return Champion(version, recorded, built.body["base_digest"])
 
 
 def fetch_champion(services: Services, champion: Champion, folder: Path) -> Path:
-    """Brings the champion's bytes to `folder`, each file checked against the promoted digest.
+    """Brings the champion's bytes to `folder`, a new one, each file checked against the promoted digest.
 
     Raises:
         AlteredChampionError: A stored file is missing or another one.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     try:
-        key = services.store.key_of(champion.version.source)
-        return services.store.get_directory(key, folder, digest=champion.version.digest)
+        return services.store.get_directory(
+            candidate_key(champion.recorded.key), folder, digest=champion.recorded.digest
+        )
     except (DigestMismatchError, NotFoundError) as error:
         raise AlteredChampionError(
             f"expected the stored champion byte for byte as it was promoted, found: {error}"
@@ -95,13 +88,12 @@ def fetch_champion(services: Services, champion: Champion, folder: Path) -> Path
 
 
 def read_promised(services: Services, champion: Champion, folder: Path) -> Promised:
-    """Returns the gates of the promotion, from its evidence in the object store.
+    """Returns the gates of the promotion, from its evidence in the object store, by way of `folder`, a new one.
 
     Raises:
         AlteredChampionError: The bundle is missing, or is not the one that the ledger names.
     """
-    key, digest = champion.promotion.body["key"], champion.promotion.body["evidence"]
-    shutil.rmtree(folder, ignore_errors=True)
+    key, digest = champion.recorded.key, champion.recorded.evidence
     try:
         services.store.get_directory(f"evidence/{key}", folder)
     except (DigestMismatchError, NotFoundError) as error:
@@ -112,4 +104,4 @@ def read_promised(services: Services, champion: Champion, folder: Path) -> Promi
             f"expected the evidence {digest} of the promotion, found differences: {'; '.join(differences)}"
         )
     verdict, protocol = (json.loads((folder / name).read_bytes()) for name in ("verdict.json", "protocol.json"))
-    return Promised(verdict["gates"], tuple(protocol["targets"]), tuple(protocol["retained"]))
+    return Promised(gates=verdict["gates"], retained=protocol["retained"])

@@ -8,7 +8,7 @@ Guarantees:
     4. A regression against the promotion's own bounds opens an incident; the champion is left where it is.
 """
 
-import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from flows.progress import both
 from flows.regressions import Regression, find_regressions, list_not_passed, subject_names
 from flows.run_page import show_judgement, shown_progress
 from flows.services import Services, open_services
-from flows.steps import step
-from flows.tracking import log_judgement
+from flows.steps import remembered_step, step
+from flows.tracking import EXPERIMENT, log_judgement
 from flows.turns import turn_to_render
 from infra.chain import Entry, EntryKind
 from infra.registry import Registry
@@ -68,12 +68,16 @@ class ComplianceOutcome(BaseModel):
     """The same, on this machine."""
 
 
-@flow(name="compliance", validate_parameters=True, persist_result=True)
+@flow(name="compliance", validate_parameters=True, persist_result=True, result_serializer="json")
 def compliance(order: ComplianceOrder) -> ComplianceOutcome:
     """Judges the champion anew against every active request and opens an incident on a regression."""
     services = open_services()
-    registry = services.open_registry()
-    work = services.cache / "compliance" / order.base
+    services.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="compliance-", dir=services.cache) as folder:
+        return _reverify(services, services.open_registry(), order, Path(folder))
+
+
+def _reverify(services: Services, registry: Registry, order: ComplianceOrder, work: Path) -> ComplianceOutcome:
     try:
         champion = find_champion(services, registry)
         _fetch(services, champion, work / "champion")
@@ -85,17 +89,15 @@ def compliance(order: ComplianceOrder) -> ComplianceOutcome:
     if not check.requests:
         return ComplianceOutcome(verdict="passed", reasons=(NOTHING_TO_ASK,), pending=check.pending)
     recorded = services.ledger.find(check.key)
+    is_repeated = recorded is not None
     if recorded is None:
         kept = _judge(services, check, base, work / "champion")
         recorded = _record(services, registry, check, kept)
-        outcome = _outcome(services, recorded, is_repeated=False)
-    else:
-        outcome = _outcome(services, recorded, is_repeated=True)
-    if outcome.regressions:
-        incident = _open_incident(services, registry, recorded)
-        outcome = outcome.model_copy(update={"incident": incident.incident_id})
-    shutil.rmtree(work, ignore_errors=True)
-    return outcome
+    outcome = _outcome(services, recorded, is_repeated=is_repeated)
+    if not outcome.regressions:
+        return outcome
+    incident = _open_incident(services, registry, recorded)
+    return outcome.model_copy(update={"incident": incident.incident_id})
 
 
 @step("fetch and audit champion")
@@ -103,7 +105,7 @@ def _fetch(services: Services, champion: Champion, folder: Path) -> Path:
     return fetch_champion(services, champion, folder)
 
 
-@step("read what was promised")
+@remembered_step("read what was promised", digest_of=lambda given: given["champion"].recorded.evidence)
 def _read_promised(services: Services, champion: Champion, folder: Path) -> Promised:
     return read_promised(services, champion, folder)
 
@@ -115,7 +117,7 @@ def _judge(services: Services, check: Check, base: candidates.Base, folder: Path
         judgement = judge_checkpoint(
             services,
             base=(base.folder, base.digest),
-            candidate=(folder, check.champion.version.digest),
+            candidate=(folder, check.champion.recorded.digest),
             roles=check.roles,
             detectors=check.detectors,
             policy=check.fitted.policy,
@@ -135,23 +137,26 @@ def _record(services: Services, registry: Registry, check: Check, kept: Kept) ->
     names = subject_names(check.requests)
     found = find_regressions(judgement.gates, check.promised.gates, names=names)
     judged = sorted(check.fitted.requests)
+    key = check.key.removeprefix(f"{PREFIX}/")
+    registry.discard_runs(EXPERIMENT, tag="scapre.key", value=key)  # logged by a process that was killed
     run_id = log_judgement(
         registry,
         judgement,
         kept.folder,
-        name=f"compliance {champion.version.digest[:12]}",
+        name=f"compliance {champion.recorded.digest[:12]}",
         tags={
             "scapre.kind": "compliance",
-            "scapre.candidate_digest": champion.version.digest,
+            "scapre.key": key,
+            "scapre.candidate_digest": champion.recorded.digest,
             "scapre.base_digest": champion.base_digest,
             "scapre.requests": ",".join(judged),
             "scapre.regressions": str(len(found)),
         },
-        params={"version": champion.version.version, "requests": len(judged), "at_most": check.fitted.at_most},
+        params={"version": champion.recorded.version, "requests": len(judged), "at_most": check.fitted.at_most},
     )
     body = {
-        "digest": champion.version.digest,
-        "version": champion.version.version,
+        "digest": champion.recorded.digest,
+        "version": champion.recorded.version,
         "verdict": judgement.verdict,
         "is_void": judgement.is_void,
         "request_ids": judged,

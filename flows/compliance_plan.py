@@ -74,7 +74,7 @@ def preview(services: Services, order: ComplianceOrder) -> list[str]:
         return [NOTHING_TO_ASK]
     judged = sorted(check.fitted.requests)
     return [
-        f"champion    version {champion.version.version}, digest {champion.version.digest}",
+        f"champion    version {champion.recorded.version}, digest {champion.recorded.digest}",
         f"judge       {', '.join(judged)}",
         f"pending     {', '.join(check.pending) or 'none'}",
         f"left out    {', '.join(check.fitted.left_out) or 'none'}",
@@ -93,7 +93,9 @@ def plan_check(
     """
     policy = load_policy(order.policy or DEFAULT_POLICY)
     active = active_requests(services, order.base)
-    covered = {request_id: request for request_id, request in active.items() if request_id in champion.request_ids}
+    covered = {
+        request_id: request for request_id, request in active.items() if request_id in champion.recorded.request_ids
+    }
     requests = _longest_unseen_first(services, covered, champion)
     detectors = load_detectors(services.settings.detectors, services.settings.resolve_device())
     everything = _roles(requests, promised, detectors)
@@ -104,7 +106,7 @@ def plan_check(
         limit = in_time if limit is None else min(limit, in_time)
     fitted = fit(requests, policy=policy, others=others, limit=limit)
     question = {
-        "digest": champion.version.digest,
+        "digest": champion.recorded.digest,
         "day": datetime.now(UTC).date().isoformat(),
         "requests": sorted(fitted.requests),
         "policy": fitted.policy.model_dump(mode="json"),
@@ -133,7 +135,7 @@ def _longest_unseen_first(
 ) -> dict[str, TakedownRequest]:
     seen: dict[str, int] = {}
     for entry in services.ledger.entries(kind=EntryKind.REVERIFIED):
-        if entry.body["digest"] == champion.version.digest:
+        if entry.body["digest"] == champion.recorded.digest:
             seen |= dict.fromkeys(entry.body["request_ids"], entry.sequence)
     return dict(sorted(requests.items(), key=lambda item: (seen.get(item[0], 0), item[0])))
 

@@ -32,7 +32,7 @@ from flows.run_page import show_judgement, shown_progress
 from flows.services import Services, open_services
 from flows.steps import step
 from flows.takedown import DEFAULT_POLICY
-from flows.tracking import log_judgement
+from flows.tracking import EXPERIMENT, log_judgement
 from flows.turns import turn_to_render
 from infra.chain import EntryKind
 from infra.registry import Registry
@@ -226,6 +226,7 @@ def _record(services: Services, registry: Registry, ask: Ask, judged: Checkpoint
     key = f"release/{ask.key}"
     if services.ledger.find(key) is not None:
         return
+    registry.discard_runs(EXPERIMENT, tag="scapre.key", value=ask.key)  # logged by a process that was killed
     run_id = log_judgement(
         registry,
         kept.judgement,
@@ -233,6 +234,7 @@ def _record(services: Services, registry: Registry, ask: Ask, judged: Checkpoint
         name=f"release {judged.digest[:12]}",
         tags={
             "scapre.kind": "release",
+            "scapre.key": ask.key,
             "scapre.candidate_digest": judged.digest,
             "scapre.base_digest": ask.base.digest,
             "scapre.requests": ",".join(ask.plan.request_ids),

@@ -24,11 +24,14 @@ from flows.evidence import Kept, fetch_evidence, keep_evidence
 from flows.integrity import check_integrity
 from flows.judgement import assign_roles, judge_checkpoint, load_detectors
 from flows.plan import Plan, make_plan
-from flows.progress import console, progress_bar
+from flows.progress import both
 from flows.promotion import StaleApprovalError
+from flows.regressions import subject_names
+from flows.run_page import show_judgement, shown_progress
 from flows.services import Services, open_services
 from flows.steps import step
 from flows.tracking import EXPERIMENT, track_judgement
+from flows.turns import turn_to_render
 from infra.chain import Entry, EntryKind
 from infra.locks import keep_lock
 from infra.registry import Registry
@@ -122,7 +125,7 @@ def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: can
     found = candidate.edit_facts["diagnostics"].get("retain_found", ())
     roles = assign_roles(plan, detectors, found)
     data_docs = services.cache / "data_docs" / plan.key
-    with progress_bar("rendering", console()) as on_progress:
+    with turn_to_render(services, plan.key) as stay, shown_progress("rendering") as on_progress:
         judgement = judge_checkpoint(
             services,
             base=(base.folder, base.digest),
@@ -132,9 +135,11 @@ def _judge(services: Services, plan: Plan, base: candidates.Base, candidate: can
             policy=parse_policy(plan.policy, source="the plan"),
             integrity=check_integrity(base.folder, candidate.folder, scapre.Edit.load(candidate.edit_path)),
             data_docs=data_docs,
-            on_progress=on_progress,
+            on_progress=both(on_progress, stay),
         )
-    return keep_evidence(services, plan, candidate, judgement, roles=roles, data_docs=data_docs)
+    kept = keep_evidence(services, plan, candidate, judgement, roles=roles, data_docs=data_docs)
+    show_judgement(kept, purpose="takedown", names=subject_names(intake.active_requests(services)))
+    return kept
 
 
 @step("track in MLflow")
