@@ -10,6 +10,7 @@ Guarantees:
 
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _judge(services: Services, check: Check, base: candidates.Base, folder: Path
 def _record(services: Services, registry: Registry, check: Check, kept: Kept) -> Entry:
     champion, judgement = check.champion, kept.judgement
     names = subject_names(check.requests)
-    found = find_regressions(judgement.gates, check.promised.gates, names=names)
+    found = [] if judgement.is_void else find_regressions(judgement.gates, check.promised.gates, names=names)
     judged = sorted(check.fitted.requests)
     key = check.key.removeprefix(f"{PREFIX}/")
     registry.discard_runs(EXPERIMENT, tag="scapre.key", value=key)  # logged by a process that was killed
@@ -162,7 +163,7 @@ def _record(services: Services, registry: Registry, check: Check, kept: Kept) ->
         "request_ids": judged,
         "pending": list(check.pending),
         "left_out": list(check.fitted.left_out),
-        "regressions": [] if judgement.is_void else [each.describe() for each in found],
+        "regressions": [each.describe() for each in found],
         "not_passed": list_not_passed(judgement.gates, names=names),
         "evidence": kept.digest,
         "evidence_uri": kept.uri,
@@ -199,6 +200,7 @@ def _open_incident(services: Services, registry: Registry, entry: Entry) -> inci
     concerned = {subject.split("#")[0] for each in found for subject in each.subjects}
     incident = incidents.open_incident(
         services,
+        found_at=entry.at,
         digest=entry.body["digest"],
         findings=[each.identity for each in found],
         reasons=[str(each) for each in found],
@@ -212,7 +214,12 @@ def _altered(services: Services, registry: Registry, base: str, said: str) -> Co
     version = registry.champion()
     digest = version.digest if version else "none"
     incident = incidents.open_incident(
-        services, digest=digest, findings=["altered"], reasons=[said], request_ids=list(active_requests(services, base))
+        services,
+        found_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        digest=digest,
+        findings=["altered"],
+        reasons=[said],
+        request_ids=list(active_requests(services, base)),
     )
     incidents.announce(incident, registry, version=version.version if version else None)
     return ComplianceOutcome(verdict="inconclusive", reasons=(said,), is_void=True, incident=incident.incident_id)

@@ -2,8 +2,8 @@
 
 Guarantees:
     1. The ledger is the record; the event and the tag of the model version follow from it and can be repeated.
-    2. The same finding about the same model is one incident while it is open; found again after it was closed, a new
-       one.
+    2. The same finding about the same model is one incident while it is open; found again after it was closed, it is a
+       new one.
     3. No concept is named: reasons speak of subjects as `REQUEST#NUMBER`.
 """
 
@@ -59,12 +59,19 @@ def list_incidents(services: Services) -> list[Incident]:
 
 
 def open_incident(
-    services: Services, *, digest: str, findings: Sequence[str], reasons: Sequence[str], request_ids: Sequence[str]
+    services: Services,
+    *,
+    found_at: str,
+    digest: str,
+    findings: Sequence[str],
+    reasons: Sequence[str],
+    request_ids: Sequence[str],
 ) -> Incident:
-    """Records an incident, or returns the open one about the same findings.
+    """Records an incident, or returns the one about the same findings that was not closed before they were made.
 
     Args:
         services: The adapters.
+        found_at: When the findings were made, ISO 8601 in UTC, as the ledger writes it.
         digest: The model.
         findings: What was found, as opaque identities; their set is the incident's.
         reasons: The same for people, without concepts.
@@ -72,7 +79,9 @@ def open_incident(
     """
     earlier = {each.incident_id: each for each in list_incidents(services)}
     rounds = (_identify(digest, findings, number) for number in itertools.count())
-    incident_id = next(each for each in rounds if each not in earlier or earlier[each].is_open)
+    incident_id = next(
+        each for each in rounds if each not in earlier or (earlier[each].closed_at or found_at) >= found_at
+    )
     if incident_id in earlier:
         return earlier[incident_id]
     body = {

@@ -1,10 +1,22 @@
 """Settings of the whole suite."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# Prefect reads these once, on import, which the first test module that imports a flow brings about
+_prefect_home = tempfile.mkdtemp(prefix="scapre-tests-prefect-")
+atexit.register(shutil.rmtree, _prefect_home, ignore_errors=True)
+os.environ.setdefault("PREFECT_HOME", _prefect_home)
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("DO_NOT_TRACK", "1")
 
 settings.register_profile("steady", deadline=None, derandomize=True, print_blob=True)  # machines are shared and noisy
 settings.load_profile("steady")

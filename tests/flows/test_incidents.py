@@ -1,5 +1,7 @@
 """Incidents against a real ledger and registry on SQLite."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from flows import incidents
@@ -14,9 +16,10 @@ def services(tmp_path):
     return open_services(load_settings({}, home=tmp_path / "home"))
 
 
-def opened(services, *findings: str) -> incidents.Incident:
+def opened(services, *findings: str, found_at: str = "") -> incidents.Incident:
+    found_at = found_at or datetime.now(UTC).isoformat(timespec="microseconds")
     return incidents.open_incident(
-        services, digest="1" * 64, findings=findings, reasons=list(findings), request_ids=["req-1"]
+        services, found_at=found_at, digest="1" * 64, findings=findings, reasons=list(findings), request_ids=["req-1"]
     )
 
 
@@ -35,6 +38,7 @@ def test_found_again_after_it_was_closed_it_is_a_new_one(services):
     assert incidents.close_incident(services, registry, first.incident_id, by="officer", reason="rolled back")
     assert registry.version(version.version).tags[incidents.INCIDENT_TAG] == ""
     assert not incidents.close_incident(services, registry, first.incident_id, by="another", reason="again")
+    assert opened(services, "a", found_at=first.opened_at).incident_id == first.incident_id  # the finding it was about
     second = opened(services, "a")
     assert second.incident_id != first.incident_id
     assert [each.is_open for each in incidents.list_incidents(services)] == [False, True]

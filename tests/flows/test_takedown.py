@@ -41,7 +41,8 @@ class Installation:
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
         # one thread each: two teams of threads on two cores wait for one another most of the time
-        self.environment = {**os.environ, "SCAPRE_HOME": str(home), "OMP_NUM_THREADS": "1", **settings}
+        own = {"SCAPRE_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1"}
+        self.environment = {**os.environ, **own, **settings}
         self.policy = home.parent / f"{home.name}-policy.yaml"
         self.policy.write_text(yaml.safe_dump(POLICY), encoding="utf-8")
         self.request = home.parent / f"{home.name}-request.yaml"
