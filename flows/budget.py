@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from flows.errors import BadRequestError
 from flows.requests import TakedownRequest
 from validation import Policy
+from validation.attacks.budget import AGAINST, drawn_pictures
 from validation.statistics import pictures_needed
 
 
@@ -81,6 +82,7 @@ def _with_targets(policy: Policy, count: int) -> Policy:
 
 
 def _cost(policy: Policy) -> int:
-    """The most pictures of one target, of both models, by all packs."""
+    """The most pictures of one target: of both models by all packs, and of every attack."""
     counts = (policy.probes_per_target, *policy.further_packs.values())
-    return sum(count + min(count, policy.probes_per_target_base) for count in counts)
+    asked = sum(count + min(count, policy.probes_per_target_base) for count in counts)
+    return asked + sum(len(AGAINST) * drawn_pictures(budget) for budget in policy.attacks.values())

@@ -190,8 +190,8 @@ def _outcome(services: Services, entry: Entry, *, is_repeated: bool) -> Complian
 
 
 def _regression(described: Mapping[str, Any]) -> Regression:
-    gate, role, pack, found = (described[name] for name in ("gate", "role", "pack", "found"))
-    return Regression(gate, role, pack, tuple(described["subjects"]), found)
+    gate, role, asked_by, found = (described[name] for name in ("gate", "role", "asked_by", "found"))
+    return Regression(gate, role, asked_by, tuple(described["subjects"]), found)
 
 
 @step("open incident")

@@ -14,9 +14,6 @@ from flows.requests import TakedownRequest
 from validation import GateResult
 from validation.formats import percent_down, percent_up, points_down, points_up
 
-Rule = tuple[str, str | None, str | None, str | None]
-"""Gate, role, concept and pack: what is compared with itself."""
-
 
 @dataclass(frozen=True)
 class Regression:
@@ -24,7 +21,8 @@ class Regression:
 
     gate: str
     role: str | None
-    pack: str | None
+    asked_by: str | None
+    """Probe pack or attack."""
     subjects: tuple[str, ...]
     """Opaque names of the concept, one for each request that names it; none for a rule about a whole role."""
     found: str
@@ -35,7 +33,7 @@ class Regression:
         return {
             "gate": self.gate,
             "role": self.role,
-            "pack": self.pack,
+            "asked_by": self.asked_by,
             "subjects": list(self.subjects),
             "found": self.found,
         }
@@ -43,11 +41,11 @@ class Regression:
     @property
     def identity(self) -> str:
         """What makes this the same regression when it is found again."""
-        return "/".join([self.gate, self.role or "", self.pack or "", *self.subjects])
+        return "/".join([self.gate, self.role or "", self.asked_by or "", *self.subjects])
 
     def __str__(self) -> str:
         what = ", ".join(self.subjects) or f"{self.role or 'all'} concepts"
-        return f"{self.gate}{f', pack {self.pack}' if self.pack else ''}: {what}: {self.found}"
+        return f"{_rule(self.gate, self.asked_by)}: {what}: {self.found}"
 
 
 def subject_names(requests: Mapping[str, TakedownRequest]) -> dict[str, tuple[str, ...]]:
@@ -70,15 +68,15 @@ def find_regressions(
         then: The gates of the promotion's evidence, as `GateResult.describe` wrote them.
         names: From `subject_names`.
     """
-    before = {(g["gate"], g["role"], g["concept"], g["pack"]): g for g in then if g["is_gated"]}
+    before = {(g["gate"], g["role"], g["concept"], g["pack"], g.get("attack")): g for g in then if g["is_gated"]}
     found = []
     for gate in now:
         if not gate.is_gated or gate.is_control or gate.gate in ("integrity", "expectations"):
             continue
-        earlier = before.get((gate.gate, gate.role, gate.concept, gate.pack))
+        earlier = before.get((gate.gate, gate.role, gate.concept, gate.pack, gate.attack))
         if _is_worse(gate, earlier):
             subjects = names.get(gate.concept.casefold(), ()) if gate.concept else ()
-            found.append(Regression(gate.gate, gate.role, gate.pack, subjects, _found(gate, earlier)))
+            found.append(Regression(gate.gate, gate.role, gate.attack or gate.pack, subjects, _found(gate, earlier)))
     return found
 
 
@@ -89,8 +87,12 @@ def list_not_passed(gates: Iterable[GateResult], *, names: Mapping[str, tuple[st
         if gate.is_gated and gate.verdict != "passed":
             subjects = names.get(gate.concept.casefold(), ()) if gate.concept else ()
             what = ", ".join(subjects) or f"{gate.role or 'all'} concepts"
-            lines.append(f"{gate.gate}{f', pack {gate.pack}' if gate.pack else ''}: {what}: {gate.verdict}")
+            lines.append(f"{_rule(gate.gate, gate.attack or gate.pack)}: {what}: {gate.verdict}")
     return lines
+
+
+def _rule(gate: str, asked_by: str | None) -> str:
+    return f"{gate} by {asked_by}" if asked_by else gate
 
 
 def _is_worse(now: GateResult, then: Mapping[str, Any] | None) -> bool:

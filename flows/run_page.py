@@ -91,7 +91,7 @@ def gate_rows(judgement: Judgement, names: Names) -> list[dict[str, Any]]:
             "verdict": gate.verdict if gate.is_gated else "reported",
             "gate": gate.gate,
             "about": _about(gate, kinds, names),
-            "pack": gate.pack or "",
+            "asked by": gate.attack or gate.pack or "",
             "found": f"{gate.hits} of {gate.pictures}" if gate.hits is not None else str(gate.pictures or ""),
             "bounds": _bounds(gate),
             "limit": "" if gate.limit is None else f"{gate.limit:g}",

@@ -8,6 +8,7 @@ from flows.budget import fit, pictures_of_others
 from flows.errors import BadRequestError
 from flows.requests import TakedownRequest
 from validation import Policy, parse_policy
+from validation.attacks.budget import Budget
 
 POLICY = Policy(further_packs={"paraphrase": 32})
 
@@ -32,6 +33,12 @@ def test_without_a_budget_everything_is_asked_in_full():
     assert fitted.left_out == ()
     assert fitted.policy == POLICY
     assert fitted.at_most == 100 + 3 * (158 + 16 + 32 + 16)
+
+
+def test_attacks_cost_pictures_too():
+    attacked = POLICY.model_copy(update={"attacks": {"inversion": Budget(steps=5, pictures=16)}})
+    plain, more = (fit(requests(1), policy=policy, others=0, limit=None).at_most for policy in (POLICY, attacked))
+    assert more == plain + 3 * 16
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=8), limit=st.integers(1, 3000))

@@ -65,7 +65,14 @@ def test_a_pack_that_was_not_asked_at_promotion_regresses_only_when_it_fails():
 
 def test_what_did_not_pass_is_listed_without_its_name():
     now = [forgetting(90, concept="tulip"), forgetting(0)]
-    assert list_not_passed(now, names=NAMES) == ["forgetting, pack direct: req-2#1: failed"]
+    assert list_not_passed(now, names=NAMES) == ["forgetting by direct: req-2#1: failed"]
+
+
+def test_an_attack_that_was_not_tried_at_promotion_regresses_when_it_succeeds():
+    now = replace(forgetting(60), gate="robustness", attack="inversion", pack=None)
+    (found,) = compare([now], [forgetting(0)])
+    assert found.asked_by == "inversion"
+    assert compare([now], [now]) == []
 
 
 @pytest.mark.parametrize("change", [{"is_gated": False}, {"is_control": True}])
