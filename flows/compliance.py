@@ -69,7 +69,13 @@ class ComplianceOutcome(BaseModel):
     """The same, on this machine."""
 
 
-@flow(name="compliance", validate_parameters=True, persist_result=True, result_serializer="json")
+@flow(
+    name="compliance",
+    flow_run_name="compliance of {order.base}",
+    validate_parameters=True,
+    persist_result=True,
+    result_serializer="json",
+)
 def compliance(order: ComplianceOrder) -> ComplianceOutcome:
     """Judges the champion anew against every active request and opens an incident on a regression."""
     services = open_services()

@@ -100,7 +100,7 @@ class ReleaseOutcome:
     """Where the unlearned checkpoint lies, if it passed."""
 
 
-@flow(name="release gate", persist_result=False, validate_parameters=True)
+@flow(name="release gate", flow_run_name="release against {order.base}", persist_result=False, validate_parameters=True)
 def release_gate(order: ReleaseOrder) -> ReleaseOutcome:
     """Judges a checkpoint against the active ledger; with `unlearn`, makes one that forgot it first."""
     if order.out is not None and order.out.exists():

@@ -18,7 +18,6 @@ from uuid import UUID
 
 import httpx
 from prefect.artifacts import (
-    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -31,7 +30,7 @@ from flows.evidence import Kept
 from flows.progress import OnProgress, console, progress_bar
 from flows.tracking import before_and_after, shown_targets
 from validation import GateResult, Judgement
-from validation.formats import percent_down, percent_up, points_down, points_up
+from validation.formats import exact_percent, exact_points, percent_down, percent_up, points_down, points_up
 
 _SECONDS_BETWEEN_UPDATES = 2.0
 _log = logging.getLogger(__name__)
@@ -72,29 +71,29 @@ def show_judgement(kept: Kept, *, purpose: str, names: Names, notes: Mapping[str
         notes: Further lines for the verdict, by what they are.
     """
     judgement = kept.judgement
+    report = (kept.folder / "report.html").absolute().as_uri()
     with _never_in_the_way():
         create_markdown_artifact(_verdict(kept, notes or {}), key=f"{purpose}-verdict", description="the verdict")
         create_table_artifact(gate_rows(judgement, names), key=f"{purpose}-gates", description="every gate")
-        create_link_artifact(f"{kept.uri}/report.html", link_text="report.html", key=f"{purpose}-report")
-        if sheet := picture_uri(judgement):
-            description = "the base above, the candidate below, same prompts and seeds"
-            create_image_artifact(sheet, key=f"{purpose}-before-and-after", description=description)
+        create_link_artifact(
+            report, link_text="report.html", key=f"{purpose}-report", description="on the machine that judged"
+        )
 
 
 def gate_rows(judgement: Judgement, names: Names) -> list[dict[str, Any]]:
-    """Returns the gates as rows of a table, what did not pass first."""
+    """Returns the gates as rows of a table: what did not pass first, and gates before controls."""
     kinds = dict(zip(judgement.measures.concept, judgement.measures.kind, strict=True))
     order = {"failed": 0, "inconclusive": 1, "passed": 2}
-    ranked = sorted(judgement.gates, key=lambda gate: (not gate.is_gated, order[gate.verdict]))
+    ranked = sorted(judgement.gates, key=lambda gate: (not gate.is_gated, order[gate.verdict], gate.is_control))
     return [
         {
             "verdict": gate.verdict if gate.is_gated else "reported",
             "gate": gate.gate,
             "about": _about(gate, kinds, names),
             "asked by": gate.attack or gate.pack or "",
-            "found": f"{gate.hits} of {gate.pictures}" if gate.hits is not None else str(gate.pictures or ""),
+            "found": f"{gate.hits} of {gate.pictures}" if gate.hits is not None else _pairs(gate),
             "bounds": _bounds(gate),
-            "limit": "" if gate.limit is None else f"{gate.limit:g}",
+            "limit": _limit(gate),
         }
         for gate in ranked
     ]
@@ -124,17 +123,35 @@ def _verdict(kept: Kept, notes: Mapping[str, str]) -> str:
         f"| candidate | `{judgement.protocol.candidate_digest}` |",
         f"| base | `{judgement.protocol.base_digest}` |",
         f"| evidence | `{kept.digest}` |",
+        f"| bundle | `{kept.uri}` |",
         *(f"| {what} | {text} |" for what, text in notes.items()),
     ]
+    # an image artifact would print the whole data URI below the picture
+    if sheet := picture_uri(judgement):
+        lines += ["", "The base above, the candidate below, same prompts and seeds:", "", f"![pictures]({sheet})"]
     return "\n".join([lines[0], "", lines[1], "", *lines[2:]])
 
 
 def _about(gate: GateResult, kinds: Mapping[str, str], names: Names) -> str:
     if gate.concept is None:
+        if gate.role in ("base", "candidate"):
+            return f"pictures of the {gate.role}"
         return f"{gate.role} concepts" if gate.role else "all"
     if kinds.get(gate.concept) == "object":
         return gate.concept
     return ", ".join(names.get(gate.concept.casefold(), ())) or f"a {gate.role or 'named'} concept"
+
+
+def _pairs(gate: GateResult) -> str:
+    return f"{gate.pictures} pairs" if gate.pictures else ""
+
+
+def _limit(gate: GateResult) -> str:
+    if gate.limit is None:
+        return ""
+    if gate.gate in ("retention", "hidden"):
+        return f"{exact_points(gate.limit)} points"
+    return f"{gate.limit:+.3f}" if gate.gate == "quality" else exact_percent(gate.limit)
 
 
 def _bounds(gate: GateResult) -> str:

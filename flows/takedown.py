@@ -169,7 +169,7 @@ def _settle(services: Services, registry: Registry, judged: Entry) -> Settled:
     return settled
 
 
-@flow(name="takedown", persist_result=False, validate_parameters=True)
+@flow(name="takedown", flow_run_name="takedown of {order.base}", persist_result=False, validate_parameters=True)
 def takedown(order: TakedownOrder) -> TakedownOutcome:
     """Unlearns the union of active requests, judges the candidate and promotes it only on a passed verdict."""
     services = open_services()

@@ -80,7 +80,7 @@ def log_judgement(
         policy = {f"policy.{key}": value for key, value in judgement.protocol.policy.items()}
         run.log_params({**params, "targets": targets, **policy})
         run.log_metrics(headline(judgement))
-        run.log_table(judgement.summary, "concepts.json")
+        run.log_table(_concepts_table(judgement), "concepts.json")
         run.log_figure(interval_figure(judgement), "intervals.png")
         run.log_table(_gates_table(judgement), "gates.json")
         if targets := shown_targets(judgement):
@@ -148,7 +148,7 @@ def before_and_after(judgement: Judgement, targets: Sequence[str]) -> Image.Imag
         for model in ("base", "candidate"):
             rows.append([_picture(judgement, address) for address in shared[model]])
     side = rows[0][0].width * _ENLARGE
-    sheet = Image.new("RGB", (side * _PAIRS_SHOWN, side * len(rows)), "white")
+    sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x * side, y * side))
@@ -170,7 +170,15 @@ def _picture(judgement: Judgement, address: str) -> Image.Image:
         return picture.convert("RGB")
 
 
+def _concepts_table(judgement: Judgement) -> pd.DataFrame:
+    """One row for each concept, what is read first first: a browser shows the first few columns."""
+    first = ["concept", "role", "rate_base", "rate_candidate", "upper", "paired_difference"]
+    summary = judgement.summary
+    return summary[[*first, *(name for name in summary.columns if name not in first)]]
+
+
 def _gates_table(judgement: Judgement) -> pd.DataFrame:
-    columns = ["gate", "concept", "role", "pack", "verdict", "estimate", "lower", "upper", "limit", "hits", "pictures"]
+    columns = ["verdict", "gate", "concept", "upper", "limit", "lower", "estimate", "hits", "pictures", "role", "pack"]
+    columns += ["attack"]
     rows = [[getattr(gate, name) for name in columns] for gate in judgement.gates]
     return pd.DataFrame(rows, columns=columns)

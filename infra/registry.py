@@ -254,12 +254,18 @@ class Registry:
             return known.experiment_id
         location = None if self._artifact_location is None else f"{self._artifact_location.rstrip('/')}/{name}"
         try:
-            return self._client.create_experiment(name, artifact_location=location)
+            return self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException:  # a rival created it in between
             known = self._client.get_experiment_by_name(name)
             if known is None:
                 raise
             return known.experiment_id
+
+
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # or the web page opens on tools for chat models
+    "mlflow.note.content": "One run for each judgement: figures, gates, pictures and the report are in its artifacts.",
+}
 
 
 def _as_text(version: str | int | None) -> str | None:

@@ -34,6 +34,15 @@ def test_what_failed_comes_first_and_objects_are_named(kept):
     assert {"tiger", "dog"} <= {row["about"] for row in rows}
 
 
+def test_limits_and_bounds_are_in_the_unit_of_their_gate(kept):
+    from flows.run_page import gate_rows
+
+    rows = {(row["gate"], row["about"]): row for row in gate_rows(kept.judgement, {})}
+    assert rows["forgetting", "dog"]["limit"].startswith("10")
+    assert rows["retention", "retained concepts"]["bounds"].endswith("points")
+    assert rows["picture control", "pictures of the base"]["found"].startswith("0 of")
+
+
 @pytest.mark.parametrize("kind", ["style", "identity", "unsafe"])
 def test_what_may_be_a_person_is_called_by_its_place_in_its_request(kept, kind):
     from flows.run_page import gate_rows
