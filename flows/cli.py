@@ -5,6 +5,7 @@ Guarantees:
     2. Heavy libraries are imported by the commands that need them, so `--help` answers at once.
 """
 
+import errno
 import logging
 import sys
 from typing import Annotated, Any
@@ -125,6 +126,8 @@ def _exit_code(error: Exception) -> ExitCode | None:
     from scapre.errors import ScaPreError
     from validation.errors import PolicyError, ProbeError, ValidationError
 
+    if _is_full_disk(error):
+        return ExitCode.INFRASTRUCTURE
     bad_input = (FlowError, ScaPreError, SettingsError, DigestMismatchError, NotFoundError, PolicyError, ProbeError)
     if isinstance(error, bad_input):
         return ExitCode.BAD_INPUT
@@ -133,6 +136,17 @@ def _exit_code(error: Exception) -> ExitCode | None:
     if isinstance(error, InfraError):
         return ExitCode.INFRASTRUCTURE
     return None
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether a full disk or quota is behind an error, whoever wrote and whatever was made of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == "__main__":

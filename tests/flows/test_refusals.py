@@ -1,5 +1,6 @@
 """Bad input: one sentence, its exit code, and nothing changed."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -121,3 +122,27 @@ def test_a_policy_that_asks_by_an_unknown_pack_is_refused_before_anything_is_mad
     assert code == ExitCode.BAD_INPUT
     assert "found 'paraphrse'" in errors
     assert not (tmp_path / "home" / "pictures").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("write", ["scapre.edit.Edit.save", "infra.atomic.os.fsync"])
+def test_a_full_disk_is_infrastructure_wherever_it_is_met(scapre, checkpoint, tmp_path, monkeypatch, number, write):
+    def full(*_arguments, **_options):
+        raise OSError(number, "No space left on device")
+
+    arguments = (
+        "unlearn",
+        str(checkpoint),
+        "--concept",
+        "rose",
+        "--dial",
+        "vocabulary=0",
+        "--out",
+        str(tmp_path / "o"),
+    )
+    if write.startswith("infra"):
+        arguments = ("base", "add", "reference", str(checkpoint))
+    monkeypatch.setattr(write, full)
+    code, errors = scapre(*arguments)
+    assert code == ExitCode.INFRASTRUCTURE
+    assert "Traceback" not in errors

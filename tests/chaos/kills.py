@@ -1,0 +1,202 @@
+"""Where processes are killed, and what must hold once the same command was run again."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flows.audit import audit_registry
+from flows.promotion import pointer_key
+from flows.succession import read_succession
+from infra.chain import EntryKind
+from tests.chaos import processes, world
+from tests.chaos.processes import Point
+
+P = Point
+_LEDGER, _CLIENT, _STORE = "infra.ledger.Ledger.append", "mlflow.MlflowClient", "infra.storage.LocalStore"
+PROMOTION = (
+    P("promote", "flows.promotion.require_stored", "after"),
+    P("promote", "flows.promotion.note_intent"),
+    P("promote", "flows.promotion.note_intent", "after"),
+    P("promote", f"{_CLIENT}.set_registered_model_alias", "after", 1, "previous"),
+    P("promote", f"{_CLIENT}.set_registered_model_alias", "after", 1, "champion"),
+    P("promote", f"{_CLIENT}.delete_registered_model_alias", "after"),
+    P("promote", f"{_CLIENT}.set_model_version_tag", "after"),
+    P("promote", f"{_CLIENT}.set_model_version_tag", "after", 2),
+    P("promote", _LEDGER, "before", 1, EntryKind.PROMOTED),
+    P("promote", _LEDGER, "after", 1, EntryKind.PROMOTED),
+    P("promote", "flows.promotion._write_pointer", "after"),
+    P("promote", "flows.promotion.clear_intent"),
+    P("promote", "flows.promotion.clear_intent", "after"),
+)
+TAKEDOWN = (
+    P("fetch", f"{_STORE}.get_file", "before", 2),
+    P("fetch", "infra.storage._copy", "after", 3),
+    P("fetch", "flows.candidate.fetch_base", "after"),
+    P("solve", "scapre.unlearn"),
+    P("solve", "scapre.unlearn", "after"),
+    P("save", "scapre.merge"),
+    P("save", "scapre.merge", "after"),
+    P("save", "scapre.Edit.save", "after"),
+    P("save", f"{_STORE}.put_file"),
+    P("save", f"{_STORE}.put_bytes"),
+    P("save", f"{_STORE}.put_file", "after", 2),
+    P("save", _LEDGER, "after", 1, EntryKind.CANDIDATE_BUILT),
+    P("render", "validation.PictureStore.write"),
+    P("render", "validation.PictureStore.write", "after", 3),
+    P("render", "validation.PictureStore.write", "after", 8),
+    P("judge", "flows.takedown.keep_evidence"),
+    P("judge", "flows.evidence.write_evidence", "after"),
+    P("judge", "validation.evidence._write", "before", 3),
+    P("judge", f"{_STORE}.put_directory", "after", 2),
+    P("register", "flows.takedown.track_judgement"),
+    P("register", "infra.tracking.TrackedRun.log_metrics", "after"),
+    P("register", "flows.takedown.track_judgement", "after"),
+    P("register", _LEDGER, "before", 1, EntryKind.JUDGED),
+    P("register", _LEDGER, "after", 1, EntryKind.JUDGED),
+    P("register", f"{_CLIENT}.create_model_version", "after"),
+    P("register", f"{_CLIENT}.set_registered_model_alias", "after", 1, "candidate"),
+    P("approve", _LEDGER, "before", 1, EntryKind.APPROVED),
+    P("approve", _LEDGER, "after", 1, EntryKind.APPROVED),
+    *PROMOTION,
+)
+APPROVE = (
+    P("approve", "infra.personal.PersonalRecords.keep", "after"),
+    P("approve", _LEDGER, "before", 1, EntryKind.APPROVED),
+    P("approve", _LEDGER, "after", 1, EntryKind.APPROVED),
+    *PROMOTION[3:5],
+)
+ROLLBACK = (
+    P("roll back", "infra.personal.PersonalRecords.keep", "after"),
+    P("roll back", "flows.promotion.note_intent", "after"),
+    P("roll back", f"{_CLIENT}.delete_registered_model_alias", "after"),
+    P("roll back", f"{_CLIENT}.set_registered_model_alias", "after", 1, "champion"),
+    P("roll back", _LEDGER, "before", 1, EntryKind.ROLLED_BACK),
+    P("roll back", _LEDGER, "after", 1, EntryKind.ROLLED_BACK),
+    P("roll back", "flows.promotion._write_pointer", "after"),
+    P("roll back", "flows.promotion.clear_intent", "after"),
+)
+POINTS = {"takedown": TAKEDOWN, "approve": APPROVE, "rollback": ROLLBACK}
+SHORT = {"takedown": (TAKEDOWN[14], TAKEDOWN[22], PROMOTION[4], PROMOTION[9]), "rollback": (ROLLBACK[3], ROLLBACK[5])}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left when a killed command was run again."""
+
+    digest: str | None
+    aliases: dict[str, str]
+    entries: dict[str, int]
+    versions: int
+    runs: int
+    pointer: dict[str, Any]
+    pictures: int
+
+
+class Bench:
+    """Makes the installations that commands are killed in, each once, and copies them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "log"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._digest = folder / "digest"
+        self._must(self._make_first, "making the installation")
+        self.copy("takedown", "rollback")
+        self._must(partial(world.run_takedown, folder / "rollback"), "the second takedown")
+        self.copy("rollback", "approve")
+        self._must(self._make_approvable, "the rollback")
+        self._expected: dict[str, Outcome] = {}
+
+    def command(self, name: str, home: Path) -> Any:
+        """Returns what a command does in an installation."""
+        if name == "takedown":
+            return partial(world.run_takedown, home)
+        if name == "approve":
+            return partial(world.run_approve, home, self._digest.read_text())
+        return partial(world.run_rollback, home)
+
+    def expected(self, name: str) -> Outcome:
+        """Returns what a command leaves when nobody kills it."""
+        if name not in self._expected:
+            home = self.copy(name, f"{name}-whole")
+            self._must(self.command(name, home), name)
+            self._expected[name] = self.read(home)
+        return self._expected[name]
+
+    def kill(self, name: str, point: Point) -> list[str]:
+        """Kills a command at a point, runs it again twice, and returns everything that is not as it must be."""
+        home = self.copy(name, f"{name}-killed")
+        code = processes.run(self.command(name, home), log=self.log, point=point)
+        if code != -9:
+            return [f"expected the process to be killed there, found exit code {code}"]
+        for attempt in ("again", "a third time"):
+            code = processes.run(self.command(name, home), log=self.log)
+            if code:
+                return [f"expected the command to succeed {attempt}, found exit code {code}; see {self.log}"]
+        found, expected = self.read(home), self.expected(name)
+        faults = [
+            f"{field}: expected {wanted}, found {getattr(found, field)}"
+            for field, wanted in vars(expected).items()
+            if getattr(found, field) != wanted
+        ]
+        audit = home / "audit"
+        self._must(partial(self._audit, home, audit), "the audit")
+        return faults + json.loads(audit.read_text())
+
+    def copy(self, source: str, target: str) -> Path:
+        """Copies an installation."""
+        shutil.rmtree(self.folder / target, ignore_errors=True)
+        shutil.copytree(self.folder / source, self.folder / target)
+        return self.folder / target
+
+    def read(self, home: Path) -> Outcome:
+        """Returns what an installation holds."""
+        place = home / "outcome.json"
+        self._must(partial(self._read, home, place), "reading the outcome")
+        return Outcome(**json.loads(place.read_text()))
+
+    def _must(self, work: Any, what: str) -> None:
+        if code := processes.run(work, log=self.log):
+            raise AssertionError(f"{what} ended with exit code {code}:\n{self.log.read_text()[-4000:]}")
+
+    def _make_first(self) -> None:
+        home = self.folder / "takedown"
+        services = world.open_home(home)
+        world.make_base(home, services)
+        world.add_request(services, world.TARGETS[0])
+        world.run_takedown(home)
+        shutil.rmtree(home / "cache")  # the next run fetches again
+        world.add_request(services, world.TARGETS[1])
+
+    def _make_approvable(self) -> None:
+        home = self.folder / "approve"
+        world.run_rollback(home)
+        judged = world.open_home(home).ledger.entries(kind=EntryKind.JUDGED)[-1]
+        self._digest.write_text(judged.body["digest"])
+
+    @staticmethod
+    def _audit(home: Path, place: Path) -> None:
+        services = world.open_home(home)
+        place.write_text(json.dumps(audit_registry(services, services.open_registry())))
+
+    @staticmethod
+    def _read(home: Path, place: Path) -> None:
+        services = world.open_home(home)
+        registry = services.open_registry()
+        client = registry._client
+        experiment = client.get_experiment_by_name("scapre")
+        champion = read_succession(services).champion
+        pointer = json.loads(services.store.get_bytes(pointer_key(services)))
+        found = {
+            "digest": champion.digest if champion else None,
+            "aliases": registry.aliases(),
+            "entries": Counter(entry.kind for entry in services.ledger.entries()),
+            "versions": len(registry.versions()),
+            "runs": len(client.search_runs([experiment.experiment_id])),
+            "pointer": {name: pointer[name] for name in ("version", "digest")},
+            "pictures": len(list(services.pictures.rglob("*.png"))),
+        }
+        place.write_text(json.dumps(found))
