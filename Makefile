@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-services test-slow bench-engine bench-memory bench-quality simulate-verdicts sabotage bench-render lint format types imports check clean browser
+.PHONY: help install mlflow demo test test-services test-slow bench-engine bench-memory bench-quality simulate-verdicts sabotage chaos bench-render lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ simulate-verdicts: $(INSTALLED) ## 10,000 simulated judgements: how often the ju
 
 bench-render: $(INSTALLED) ## pictures a second, side by side with plain diffusers loops (a minute, CPU)
 	$(BIN)/python -m tests.benchmarks.rendering --out var/bench-render
+
+chaos: $(INSTALLED) ## kill commands at 54 points and run them again; ten commands at once (minutes, CPU)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --out var/chaos
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --crowd
 
 sabotage: $(INSTALLED) ## break model and set-up on purpose in thirty ways: nothing may pass (minutes, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.sabotage --out var/sabotage

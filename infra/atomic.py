@@ -18,16 +18,18 @@ from pathlib import Path
 from infra.errors import NoSpaceError
 
 PARTIAL_SUFFIX = ".partial"
+PARTS_SUFFIX = ".parts"
+"""Which parts of an unfinished file are there; see `infra.downloads`."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 def is_partial(path: Path) -> bool:
-    """Says whether `path` is an unfinished file of `written_beside`."""
-    return path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)
+    """Says whether `path` is an unfinished file, or what is noted of one."""
+    return path.name.startswith(".") and path.name.endswith((PARTIAL_SUFFIX, PARTS_SUFFIX))
 
 
 @contextmanager
-def _refuse_full_disk(path: Path) -> Generator[None]:
+def refuse_full_disk(path: Path) -> Generator[None]:
     """Turns the operating system's "no space left" into a `NoSpaceError` that names `path`."""
     try:
         yield
@@ -48,7 +50,7 @@ def written_beside(destination: Path, *, overwrite: bool = True) -> Generator[Bu
         FileExistsError: `destination` exists and `overwrite` is False; exactly one of many rivals succeeds.
         NoSpaceError: the disk or quota is full.
     """
-    with _refuse_full_disk(destination):
+    with refuse_full_disk(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = destination.with_name(f".{destination.name[:200]}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

@@ -46,16 +46,17 @@ class HeldLock:
         """Extends the lease, or stops a holder that lost it.
 
         Raises:
-            LockHeldError: the lease ran out; whoever holds the lock now may already have acted.
+            LockHeldError: the lease ran out and somebody took over, who may already have acted.
         """
         with writing(self.engine) as connection:
             now = _now(connection)
-            mine = (LOCKS.c.name == self.name) & (LOCKS.c.token == self.token) & (LOCKS.c.expires_at > now)
+            # whoever takes over writes a token of its own: a lease that ran out unnoticed is still ours
+            mine = (LOCKS.c.name == self.name) & (LOCKS.c.token == self.token)
             extended = connection.execute(update(LOCKS).where(mine).values(expires_at=now + self.lease_seconds))
             if extended.rowcount != 1:
                 raise LockHeldError(
                     f"expected {self.owner} to hold the {self.name} lock, found its lease of {self.lease_seconds:g} s "
-                    "over; start again from the current state"
+                    "over and taken; start again from the current state"
                 )
 
     def release(self) -> None:

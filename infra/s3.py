@@ -1,6 +1,7 @@
 """Objects in S3 or anything that speaks its protocol.
 
 * Large files travel in parts, in parallel; a part that fails is sent again by botocore, a cut stream by us.
+* A fetch that was cut or killed goes on from the parts that are there (`infra.downloads`).
 * Each object carries its SHA-256 as metadata, and is checked against it when fetched: servers do not do this.
 * Time-outs, 5xx and cut streams are transient; missing objects, refused credentials and wrong content are not.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +22,8 @@ from botocore import exceptions as boto_errors
 from botocore.config import Config
 from s3transfer.exceptions import RetriesExceededError
 
-from infra.atomic import written_beside
-from infra.digests import CHUNK_BYTES, require_digest, sha256_bytes, sha256_file, sha256_handle
+from infra.digests import CHUNK_BYTES, require_digest, sha256_bytes, sha256_file
+from infra.downloads import Remote, discard, fetch_parts, held_partial
 from infra.errors import (
     DigestMismatchError,
     InfraError,
@@ -37,7 +39,8 @@ Result = TypeVar("Result")
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _FULL = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"}
 _BUSY = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "OperationAborted"}
-_CONFLICT = {"ConditionalRequestConflict"}  # S3 asks for the same request again
+# S3 asks for the same request again; an object that was replaced while its parts were fetched is fetched anew
+_CONFLICT = {"ConditionalRequestConflict", "PreconditionFailed", "412"}
 _CUT = (
     boto_errors.HTTPClientError,
     boto_errors.ConnectionError,
@@ -99,9 +102,9 @@ class S3Store(ObjectStore):
         self._transfer = TransferConfig(
             multipart_threshold=part_bytes,
             multipart_chunksize=part_bytes,
-            num_download_attempts=attempts,
             preferred_transfer_client="classic",
         )
+        self._part_bytes = part_bytes
         self._attempts, self._first_wait_seconds = attempts, first_wait_seconds
 
     @property
@@ -170,14 +173,27 @@ class S3Store(ObjectStore):
         if digest is not None and path.is_file() and sha256_file(path) == digest:
             return path
 
-        def get() -> Path:
-            recorded = self._client.head_object(Bucket=self.bucket, Key=name)["Metadata"].get("sha256")
-            with written_beside(path) as handle:
-                self._client.download_fileobj(self.bucket, name, handle, Config=self._transfer)
-                self._require(key, sha256_handle(handle), digest, recorded)
-            return path
+        with held_partial(path) as place:
 
-        return self._call(self.locate(key), get)
+            def get() -> None:
+                head = self._client.head_object(Bucket=self.bucket, Key=name)
+                remote = Remote(name, head["ETag"], int(head["ContentLength"]))
+                fetch_parts(remote, partial(self._read, name, head["ETag"]), partial=place, part_bytes=self._part_bytes)
+                try:
+                    self._require(key, sha256_file(place), digest, head["Metadata"].get("sha256"))
+                except DigestMismatchError:
+                    discard(place)
+                    raise
+
+            self._call(self.locate(key), get)
+        return path
+
+    def _read(self, name: str, etag: str, first: int, last: int) -> bytes:
+        answer = self._client.get_object(Bucket=self.bucket, Key=name, Range=f"bytes={first}-{last}", IfMatch=etag)
+        content: bytes = answer["Body"].read()
+        if len(content) != last - first + 1:
+            raise TransientFailure(f"{name}: expected {last - first + 1} bytes, found {len(content)}; try again")
+        return content
 
     def hash_object(self, key: str) -> str:
         """See `ObjectStore.hash_object`."""

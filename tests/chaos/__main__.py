@@ -2,6 +2,7 @@
 
     python -m tests.chaos                 # all points
     python -m tests.chaos --only promote  # the points of one phase
+    python -m tests.chaos --crowd         # eight takedowns and two rollbacks at once
 
 Exits with 1 if anything differs.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.chaos.crowd import ROLLBACKS, TAKEDOWNS, crowd
 from tests.chaos.kills import POINTS, Bench
 
 
@@ -22,9 +24,18 @@ def main(arguments: list[str]) -> int:
     """Runs every point; returns 1 if an outcome is not the one without a kill."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="run the points whose phase is this")
+    parser.add_argument("--crowd", action="store_true", help="only the takedowns and rollbacks at once")
+    parser.add_argument("--ledger", default=None, help="with --crowd: SQLAlchemy URL; default: SQLite")
     parser.add_argument("--out", type=Path, default=Path("var/chaos"))
     given = parser.parse_args(arguments)
     console, records = Console(width=160), []
+    if given.crowd:
+        with tempfile.TemporaryDirectory() as scratch:
+            faults = crowd(Path(scratch), **({"ledger_url": given.ledger} if given.ledger else {}))
+        for fault in faults:
+            console.print(fault, markup=False)
+        console.print(f"{TAKEDOWNS} takedowns and {ROLLBACKS} rollbacks at once: {'WRONG' if faults else 'right'}")
+        return 1 if faults else 0
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(scratch))
         for command, points in POINTS.items():

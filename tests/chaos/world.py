@@ -73,7 +73,7 @@ def _load(folder: Path, _device: str) -> colour_world.Painter:
 
 def open_home(home: Path, **settings: Any) -> Services:
     """Opens the installation in a folder."""
-    return open_services(load_settings({}, home=home, **{"promotion_lease_seconds": 3.0, "device": "cpu", **settings}))
+    return open_services(load_settings({}, home=home, **{"promotion_lease_seconds": 4.0, "device": "cpu", **settings}))
 
 
 def make_base(home: Path, services: Services) -> None:
@@ -84,11 +84,11 @@ def make_base(home: Path, services: Services) -> None:
     (home / "policy.yaml").write_text(yaml.safe_dump(POLICY), encoding="utf-8")
 
 
-def add_request(services: Services, concept: str) -> str:
+def add_request(services: Services, concept: str, *, jurisdiction: str = "EU") -> str:
     """Records a request that is in force at once."""
     request = TakedownRequest(
         ground="internal",
-        jurisdiction="EU",
+        jurisdiction=jurisdiction,
         requester=Requester(name="Ada", role="product team", contact="ada@example.org"),
         subjects=(Subject(concept=concept, kind="object"),),
         retain=("cat", "nothing"),

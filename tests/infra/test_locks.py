@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from infra.errors import LockHeldError
-from infra.locks import acquire_lock, hold_lock
+from infra.locks import acquire_lock, hold_lock, keep_lock
 
 
 def test_a_held_lock_refuses_others_and_says_who_holds_it(engine: Engine):
@@ -41,6 +41,22 @@ def test_a_holder_that_works_on_keeps_its_lease(engine: Engine):
         lock.ensure_held()
     with pytest.raises(LockHeldError):
         acquire_lock(engine, owner="run-2")
+
+
+def test_a_lease_that_nobody_took_over_is_still_the_holders(engine: Engine):
+    lock = acquire_lock(engine, owner="run-1", lease_seconds=0.05)
+    time.sleep(0.06)
+    lock.ensure_held()
+    with pytest.raises(LockHeldError):
+        acquire_lock(engine, owner="run-2")
+
+
+def test_long_work_keeps_its_lock_by_itself_and_gives_it_back(engine: Engine):
+    with keep_lock(engine, owner="run-1", name="work", lease_seconds=0.3):
+        time.sleep(0.6)
+        with pytest.raises(LockHeldError):
+            acquire_lock(engine, owner="run-2", name="work")
+    acquire_lock(engine, owner="run-2", name="work").release()
 
 
 def test_waiting_outlasts_a_short_holder(engine: Engine):

@@ -3,13 +3,16 @@
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from infra.digests import sha256_bytes, sha256_file
 from infra.errors import DigestMismatchError, NotFoundError, PermanentFailure, TransientFailure
+from infra.manifests import Manifest
 from infra.s3 import S3Store
 
 CREDENTIALS = {"access_key_id": "test-key", "secret_access_key": "test-secret", "region": "us-east-1"}
@@ -122,7 +125,7 @@ def test_a_cut_stream_and_a_busy_server_are_tried_again(
 
 def test_a_file_whose_stream_is_cut_is_fetched_again(flaky: tuple[str, type[Flaky]], tmp_path: Path):
     endpoint, handler = flaky
-    handler.faults[:] = ["", "", "cut"]
+    handler.faults[:] = ["", "cut"]
     copy = flaky_store(endpoint, 3).get_file("k", tmp_path / "copy", digest=sha256_bytes(b"x" * 1000))
     assert copy.stat().st_size == 1000
 
@@ -148,3 +151,130 @@ def test_a_server_that_is_not_there_is_transient():
         port = free.getsockname()[1]
     with pytest.raises(TransientFailure, match="expected an answer from the store"):
         flaky_store(f"http://127.0.0.1:{port}", 1).get_bytes("k")
+
+
+class Faulty(http.server.BaseHTTPRequestHandler):
+    """An object served in ranges, with a fault for each request by its number."""
+
+    content: bytes
+    faults: dict[int, str]
+    requests: list[str]
+    etag = '"one"'
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("ETag", self.etag)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.requests.append(self.headers["Range"])
+        fault = self.faults.get(len(self.requests), "")
+        first, last = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+        body = self.content[first : last + 1]
+        if fault == "slow":
+            time.sleep(1.5)
+        if fault == "changed":
+            type(self).content, type(self).etag = bytes(reversed(self.content)), '"two"'
+        if fault == "500" or self.headers["If-Match"] != self.etag:
+            self.send_response(500 if fault == "500" else 412)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", self.etag)
+        self.end_headers()
+        if fault == "corrupt":
+            body = b"!" + body[1:]
+        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+CONTENT = bytes(range(250)) * 40
+PARTS = 10
+
+
+@pytest.fixture
+def faulty() -> Iterator[tuple[str, type[Faulty]]]:
+    handler = type("Handler", (Faulty,), {"content": CONTENT, "faults": {}, "requests": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def ranged(endpoint: str, *, attempts: int) -> S3Store:
+    return S3Store(
+        "bucket",
+        endpoint=endpoint,
+        attempts=attempts,
+        first_wait_seconds=0.01,
+        timeout_seconds=0.5,
+        part_bytes=len(CONTENT) // PARTS,
+        **CREDENTIALS,
+    )
+
+
+@pytest.mark.parametrize("fault", ["cut", "500", "slow"])
+def test_a_download_that_is_disturbed_fetches_only_the_part_again(
+    faulty: tuple[str, type[Faulty]], tmp_path: Path, fault: str
+):
+    endpoint, handler = faulty
+    handler.faults = {4: fault}
+    ranged(endpoint, attempts=3).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT))
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert len(handler.requests) == PARTS + 1
+    assert len(set(handler.requests)) == PARTS
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_download_that_gave_up_goes_on_from_what_is_there(faulty: tuple[str, type[Faulty]], tmp_path: Path):
+    endpoint, handler = faulty
+    handler.faults = dict.fromkeys(range(6, 200), "cut")
+    with pytest.raises(TransientFailure):
+        ranged(endpoint, attempts=1).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT))
+    assert not (tmp_path / "copy").exists()
+    assert not Manifest.of_directory(tmp_path).entries
+    handler.requests.clear()
+    handler.faults = {}
+    ranged(endpoint, attempts=1).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT))
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert len(handler.requests) == PARTS - 5
+
+
+def test_an_object_that_changes_while_it_is_fetched_is_never_mixed(faulty: tuple[str, type[Faulty]], tmp_path: Path):
+    endpoint, handler = faulty
+    handler.faults = {5: "changed"}
+    with pytest.raises(DigestMismatchError):
+        ranged(endpoint, attempts=3).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT))
+    assert list(tmp_path.iterdir()) == []
+    ranged(endpoint, attempts=3).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT[::-1]))
+    assert (tmp_path / "copy").read_bytes() == CONTENT[::-1]
+
+
+def test_a_corrupted_part_is_refused_and_nothing_of_it_is_gone_on_with(
+    faulty: tuple[str, type[Faulty]], tmp_path: Path
+):
+    endpoint, handler = faulty
+    handler.faults = {2: "corrupt"}
+    with pytest.raises(DigestMismatchError):
+        ranged(endpoint, attempts=3).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT))
+    assert list(tmp_path.iterdir()) == []
+    ranged(endpoint, attempts=3).get_file("k", tmp_path / "copy", digest=sha256_bytes(CONTENT))
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+def test_many_who_fetch_to_one_place_do_not_disturb_one_another(faulty: tuple[str, type[Faulty]], tmp_path: Path):
+    endpoint, _ = faulty
+
+    def fetch(_: int) -> bytes:
+        return ranged(endpoint, attempts=3).get_file("k", tmp_path / "copy", digest=None).read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(fetch, range(8))) == {CONTENT}
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
