@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := scapre validation infra flows tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install mlflow demo test test-services test-slow bench-engine bench-memory bench-quality simulate-verdicts sabotage chaos bench-render lint format types imports check clean browser
+.PHONY: help install mlflow prefect demo test test-services test-slow bench-engine bench-memory bench-quality simulate-verdicts sabotage chaos bench-render lint format types imports check clean browser
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,3 +80,6 @@ clean: ## remove what the demo made; the environment stays
 
 mlflow: $(INSTALLED) ## open MLflow on what the demo made (http://127.0.0.1:5000)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --backend-store-uri sqlite:///var/mlflow.db --port 5000
+
+prefect: $(INSTALLED) ## open Prefect on what the demo ran (http://127.0.0.1:4200)
+	PREFECT_HOME=$(CURDIR)/var/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server start --port 4200

@@ -33,6 +33,7 @@ from validation import GateResult, Judgement
 from validation.formats import exact_percent, exact_points, percent_down, percent_up, points_down, points_up
 
 _SECONDS_BETWEEN_UPDATES = 2.0
+_TARGETS_SHOWN, _SIDE = 10, 96  # the page is a row in Prefect's database: some hundred kilobytes at most
 _log = logging.getLogger(__name__)
 
 Names = Mapping[str, tuple[str, ...]]
@@ -100,13 +101,13 @@ def gate_rows(judgement: Judgement, names: Names) -> list[dict[str, Any]]:
 
 
 def picture_uri(judgement: Judgement) -> str | None:
-    """Returns pictures before and after as a data URI, or None where there are none to show."""
-    targets = shown_targets(judgement)
+    """Returns pictures of the first targets, before and after, as a data URI; None where there are none to show."""
+    targets = shown_targets(judgement)[:_TARGETS_SHOWN]
     if not targets:
         return None
     content = io.BytesIO()
-    before_and_after(judgement, targets).save(content, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    before_and_after(judgement, targets, side=_SIDE).save(content, format="JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _verdict(kept: Kept, notes: Mapping[str, str]) -> str:

@@ -138,20 +138,28 @@ def shown_targets(judgement: Judgement) -> tuple[str, ...]:
     return tuple(name for name in judgement.protocol.targets if kinds.get(name) in ("object", "style"))
 
 
-def before_and_after(judgement: Judgement, targets: Sequence[str]) -> Image.Image:
-    """Returns each target's pictures on the same seeds: the base above, the candidate below."""
+def before_and_after(judgement: Judgement, targets: Sequence[str], *, side: int = 256) -> Image.Image:
+    """Returns each target's pictures on the same seeds: the base above, the candidate below.
+
+    Args:
+        judgement: Where the pictures are.
+        targets: Which to show.
+        side: The most pixels of a picture's side; small pictures are enlarged, though not as far.
+    """
     measures = judgement.measures
     rows = []
     for concept in targets:
         of_concept = measures[(measures.concept == concept) & (measures.role == "target")]
         shared = _first_pairs(of_concept)
-        for model in ("base", "candidate"):
-            rows.append([_picture(judgement, address) for address in shared[model]])
-    side = rows[0][0].width * _ENLARGE
-    sheet = Image.new("RGB", (side * max(map(len, rows)), side * len(rows)), "white")
+        rows += [[_picture(judgement, address) for address in shared[model]] for model in ("base", "candidate")]
+    own = max((picture.width for row in rows for picture in row), default=1)
+    side = min(side, own * _ENLARGE)
+    way = Image.Resampling.NEAREST if side > own else Image.Resampling.LANCZOS
+    columns = max((len(row) for row in rows), default=1)
+    sheet = Image.new("RGB", (side * max(columns, 1), side * max(len(rows), 1)), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x * side, y * side))
+            sheet.paste(picture.resize((side, side), way), (x * side, y * side))
     return sheet
 
 

@@ -62,7 +62,16 @@ def test_pictures_are_shown_of_objects_and_styles_only(kept, kind, is_shown):
 
     uri = picture_uri(as_kind(kept, kind))
     assert (uri is not None) is is_shown
-    assert uri is None or uri.startswith("data:image/png;base64,")
+    assert uri is None or uri.startswith("data:image/jpeg;base64,")
+
+
+def test_large_pictures_are_made_small_and_small_ones_larger(kept):
+    from flows.tracking import before_and_after
+
+    judgement = kept.judgement
+    assert before_and_after(judgement, ["tiger"]).height == 2 * 3 * 8
+    assert before_and_after(judgement, ["tiger", "dog"], side=4).height == 4 * 4
+    assert before_and_after(judgement, []).size == (3, 3)
 
 
 def test_a_page_that_cannot_be_written_stops_nothing(kept, monkeypatch):
