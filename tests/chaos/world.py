@@ -4,6 +4,7 @@ The engine unlearns a tiny Stable Diffusion of the real classes; judge, evidence
 the real ones. Tasks are called without Prefect's server, whose start would take longer than the rest together.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class RepeatedPictureError(AssertionError):
 
 
 def use_colours() -> None:
-    """Has this process paint with colours, call tasks as plain functions, and notice pictures drawn twice."""
+    """Has this process paint with colours, do without Prefect's server, and notice pictures drawn twice."""
     flows.judgement.load_pipeline = _load  # ty: ignore[invalid-assignment]
     flows.judgement.default_sampler = lambda _: Sampler(1, 1.0, "DDIMScheduler", colour_world.PIXELS)
     flows.takedown.load_detectors = lambda *_: colour_world.detectors()
@@ -53,6 +54,8 @@ def use_colours() -> None:
             if isinstance(value, Task):
                 setattr(module, name, value.fn)
     flows.takedown.announce_waiting = lambda _: None
+    flows.takedown.show_judgement = lambda *_, **__: None
+    flows.takedown.shown_progress = lambda _: nullcontext(lambda *_: None)
     write = PictureStore.write
 
     def write_once(store: PictureStore, address: str, pixels: Any) -> None:
