@@ -50,6 +50,11 @@ class SlotFactors:
         root = strengths.sqrt().view(-1, 1, 1)
         return SlotFactors(root * self.features, root * self.anchors, strengths * self.gains)
 
+    def moments(self) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "d_in d_in"]]:
+        """Returns S = Σ_kj f fᵀ and N = Σ_kj (a − f) fᵀ."""
+        features = self.features.flatten(0, 1)
+        return features.mT @ features, (self.anchors.flatten(0, 1) - features).mT @ features
+
 
 @dataclass(frozen=True)
 class RowSolution:

@@ -60,7 +60,13 @@ DIALS: Mapping[str, Dial] = {
         "α: uniform (1 everywhere), or the decoupler's, per target or shared (the maximum over targets, eq. 7)",
         choices=("uniform", "per_target", "shared"),
     ),
-    "rank": Dial(1, "directions each target's slots are cut to if row_weights is per_target; otherwise none is cut", 1),
+    "rank": Dial(
+        "auto",
+        "directions each target's slots are cut to, which also bounds the rank of the edit; auto: 1 per target with "
+        "row weights per target, all of them otherwise",
+        1,
+        choices=("auto",),
+    ),
     "own_directions": Dial(
         "auto",
         "how many of them have row weights per target, the others the row's mean; auto: as many as d_in has room for",
@@ -104,7 +110,7 @@ def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows tar
     targets = problem.statistics.targets
     if dials["row_weights"] == "uniform":
         return problem.base.new_ones(len(problem.base), 1).expand(-1, len(targets)), {}
-    rank = row_systems.usable_rank(targets, int(dials["rank"]))
+    rank = row_systems.usable_rank(targets, _rank(dials))
     alpha = _contrasts(problem, row_systems.precision(len(targets), rank=rank, width=problem.base.shape[1]))
     noise = decoupler.spreading_noise(alpha) if dials["noise"] == "auto" else float(dials["noise"])
     histogram = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=alpha.device)
@@ -137,10 +143,12 @@ def _solve_rows(
 ) -> tuple[Float[Tensor, "rows d_in"], dict[str, Any]]:
     statistics = problem.statistics
     is_shared = dials["row_weights"] != "per_target"
-    factors = row_systems.compress_slots(regularizer, statistics.targets, rank=1 if is_shared else int(dials["rank"]))
+    factors = row_systems.compress_slots(regularizer, statistics.targets, rank=_rank(dials))
     strengths = _strengths(factors.gains, dials)
     if is_shared:
-        gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
+        is_cut = dials["rank"] != "auto"
+        weighted = statistics.weighted(strengths.tolist())
+        gram, shift = factors.weighted(strengths).moments() if is_cut else slot_moments(weighted)
         delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
         return delta, {}
     factors = factors.weighted(strengths)  # rather than α: what all rows share is solved at once
@@ -154,6 +162,10 @@ def _solve_rows(
         "solver_iterations": solution.iterations,
     }
     return solution.delta, precision
+
+
+def _rank(dials: Dials) -> int:
+    return 1 if dials["rank"] == "auto" else int(dials["rank"])
 
 
 def _strengths(gains: Float[Tensor, " targets"], dials: Dials) -> Float[Tensor, " targets"]:

@@ -27,7 +27,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One edit in every form."""
     folder = tmp_path_factory.mktemp("forms")
     concepts = [scapre.Concept("tiger"), scapre.Concept("violin")]
-    edit = scapre.unlearn(MODEL, concepts, retain=["lion", "guitar"], vocabulary=0)
+    edit = scapre.unlearn(MODEL, concepts, retain=["lion", "guitar"], vocabulary=0, rank=3)
     lora = folder / "lora.safetensors"
     scapre.export_lora(edit, MODEL, lora, rank=8)
     (folder / "adapter").mkdir()

@@ -21,7 +21,18 @@ def _home(tmp_path_factory: pytest.TempPathFactory, _environment_put_back_after_
 def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An edit of two concepts, and the edited checkpoint beside it."""
     out = tmp_path_factory.mktemp("unlearned") / "out"
-    concepts = ["--concept", "tiger", "--concept", "violin", "--retain", "lion", "--dial", "vocabulary=0"]
+    concepts = [
+        "--concept",
+        "tiger",
+        "--concept",
+        "violin",
+        "--retain",
+        "lion",
+        "--dial",
+        "vocabulary=0",
+        "--dial",
+        "rank=3",
+    ]
     assert run(["unlearn", MODEL, *concepts, "--out", str(out)]) == ExitCode.OK
     assert scapre.base_digest(out / "checkpoint") == scapre.Edit.load(out / "edit.safetensors").edited_digest
     return out / "edit.safetensors"

@@ -340,7 +340,7 @@ def test_error_of_a_lora_is_measured_and_the_least_possible(seed: int, rank: int
 
 def test_report_of_a_lora_names_every_projection_and_the_rank_that_would_do(tmp_path: Path) -> None:
     save("stable-diffusion-1", tmp_path / "base")
-    edit = scapre.unlearn(tmp_path / "base", [Concept("cat"), Concept("horse")], ["dog"], vocabulary=0)
+    edit = scapre.unlearn(tmp_path / "base", [Concept("cat"), Concept("horse")], ["dog"], vocabulary=0, rank=3)
     low, high = (
         scapre.export_lora(edit, tmp_path / "base", tmp_path / f"{rank}.safetensors", rank=rank) for rank in (1, 6)
     )

@@ -70,6 +70,7 @@ def test_scapre_equals_its_formula(seed: int, ridge: float, kept: float, strengt
     naive = functools.partial(naive_scapre, problem, ridge=ridge, kept=kept, strength=strength)
     ones = torch.ones(len(problem.base), len(problem.statistics.targets), dtype=torch.float64)
     assert_close(solve(problem, "scapre", **dials).delta, naive(alpha=ones), 1e-8)
+    assert_close(solve(problem, "scapre", rank=99, **dials).delta, naive(alpha=ones), 1e-8)
     decoupled = solve(problem, "scapre", row_weights="per_target", rank=99, floor=0.2, **dials).delta
     assert_close(decoupled, naive(alpha=naive_weights(problem, floor=0.2)), 1e-8)
 
@@ -193,3 +194,11 @@ def test_number_of_own_directions_can_be_chosen() -> None:
     assert [solution.diagnostics["own_directions"] for solution in found] == [1, 2, 3, 3]
     assert torch.equal(found[2].delta, found[3].delta)
     assert not torch.equal(found[0].delta, found[1].delta)
+
+
+@pytest.mark.parametrize("row_weights", ["uniform", "per_target"])
+def test_the_edit_has_as_many_directions_as_targets_times_rank(row_weights: str) -> None:
+    for rank in (1, 2):
+        delta = solve(problem_of(targets=3), "scapre", row_weights=row_weights, rank=rank).delta
+        assert int(torch.linalg.matrix_rank(delta, rtol=1e-9)) == 3 * rank
+    assert int(torch.linalg.matrix_rank(solve(problem_of(targets=3), "scapre").delta, rtol=1e-9)) > 6  # the control
