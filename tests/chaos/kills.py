@@ -80,7 +80,7 @@ ROLLBACK = (
     P("roll back", "flows.promotion.clear_intent", "after"),
 )
 POINTS = {"takedown": TAKEDOWN, "approve": APPROVE, "rollback": ROLLBACK}
-SHORT = {"takedown": (TAKEDOWN[14], TAKEDOWN[22], PROMOTION[4], PROMOTION[9]), "rollback": (ROLLBACK[3], ROLLBACK[5])}
+SHORT = {"takedown": (TAKEDOWN[14], PROMOTION[4], PROMOTION[9]), "rollback": (ROLLBACK[3],)}
 
 
 @dataclass(frozen=True)

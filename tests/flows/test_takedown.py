@@ -176,6 +176,7 @@ def killed_run(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow  # tests/chaos kills in more places, without Prefect's run pages
 def test_a_killed_run_goes_on_from_the_finished_pictures(killed_run):
     installation = killed_run
     survivors = installation.pictures()

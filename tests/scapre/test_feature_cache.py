@@ -40,7 +40,10 @@ def edited(pipeline, cache: Path | None, *, named=NAMES, targets=TARGETS) -> str
     return edit.edited_digest
 
 
-@pytest.mark.parametrize("family", ["stable-diffusion-1", "stable-diffusion-3", "flux", "pixart-sigma", "sana"])
+LARGE = [pytest.param(family, marks=pytest.mark.slow) for family in ("stable-diffusion-3", "flux", "sana")]
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-1", "pixart-sigma", *LARGE])
 def test_the_edit_is_the_same_without_with_and_with_some_of_the_features(family: str, file: Path) -> None:
     pipeline = build(family)
     plain = edited(pipeline, None)
