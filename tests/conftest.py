@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.postgres"]
+
 # Prefect reads these once, on import, which the first test module that imports a flow brings about
 _prefect_home = tempfile.mkdtemp(prefix="scapre-tests-prefect-")
 atexit.register(shutil.rmtree, _prefect_home, ignore_errors=True)

@@ -97,65 +97,71 @@ class Outcome:
 
 
 class Bench:
-    """Makes the installations that commands are killed in, each once, and copies them."""
+    """Makes the installations that commands are killed in, each once, and lays each out anew for every kill.
+
+    All at the same path, since registry and ledger name places in the store by their whole path.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder, folder / "log"
+        self.folder, self.home, self.log = folder, folder / "home", folder / "log"
         folder.mkdir(parents=True, exist_ok=True)
         self._digest = folder / "digest"
         self._must(self._make_first, "making the installation")
-        self.copy("takedown", "rollback")
-        self._must(partial(world.run_takedown, folder / "rollback"), "the second takedown")
-        self.copy("rollback", "approve")
+        self._keep("takedown")
+        self._must(partial(world.run_takedown, self.home), "the second takedown")
+        self._keep("rollback")
         self._must(self._make_approvable, "the rollback")
+        self._keep("approve")
         self._expected: dict[str, Outcome] = {}
 
-    def command(self, name: str, home: Path) -> Any:
-        """Returns what a command does in an installation."""
+    def command(self, name: str) -> Any:
+        """Returns what a command does."""
         if name == "takedown":
-            return partial(world.run_takedown, home)
+            return partial(world.run_takedown, self.home)
         if name == "approve":
-            return partial(world.run_approve, home, self._digest.read_text())
-        return partial(world.run_rollback, home)
+            return partial(world.run_approve, self.home, self._digest.read_text())
+        return partial(world.run_rollback, self.home)
 
     def expected(self, name: str) -> Outcome:
         """Returns what a command leaves when nobody kills it."""
         if name not in self._expected:
-            home = self.copy(name, f"{name}-whole")
-            self._must(self.command(name, home), name)
-            self._expected[name] = self.read(home)
+            self._lay_out(name)
+            self._must(self.command(name), name)
+            self._expected[name] = self.read()
         return self._expected[name]
 
     def kill(self, name: str, point: Point) -> list[str]:
         """Kills a command at a point, runs it again twice, and returns everything that is not as it must be."""
-        home = self.copy(name, f"{name}-killed")
-        code = processes.run(self.command(name, home), log=self.log, point=point)
+        expected = self.expected(name)
+        self._lay_out(name)
+        code = processes.run(self.command(name), log=self.log, point=point)
         if code != -9:
             return [f"expected the process to be killed there, found exit code {code}"]
         for attempt in ("again", "a third time"):
-            code = processes.run(self.command(name, home), log=self.log)
+            code = processes.run(self.command(name), log=self.log)
             if code:
                 return [f"expected the command to succeed {attempt}, found exit code {code}; see {self.log}"]
-        found, expected = self.read(home), self.expected(name)
+        found = self.read()
         faults = [
             f"{field}: expected {wanted}, found {getattr(found, field)}"
             for field, wanted in vars(expected).items()
             if getattr(found, field) != wanted
         ]
-        audit = home / "audit"
-        self._must(partial(self._audit, home, audit), "the audit")
+        audit = self.home / "audit"
+        self._must(partial(self._audit, self.home, audit), "the audit")
         return faults + json.loads(audit.read_text())
 
-    def copy(self, source: str, target: str) -> Path:
-        """Copies an installation."""
-        shutil.rmtree(self.folder / target, ignore_errors=True)
-        shutil.copytree(self.folder / source, self.folder / target)
-        return self.folder / target
+    def _keep(self, name: str) -> None:
+        shutil.copytree(self.home, self.folder / name)
 
-    def read(self, home: Path) -> Outcome:
-        """Returns what an installation holds."""
-        place = home / "outcome.json"
-        self._must(partial(self._read, home, place), "reading the outcome")
+    def _lay_out(self, name: str) -> None:
+        shutil.rmtree(self.home)
+        shutil.copytree(self.folder / name, self.home)
+
+    def read(self) -> Outcome:
+        """Returns what the installation holds."""
+        place = self.home / "outcome.json"
+        self._must(partial(self._read, self.home, place), "reading the outcome")
         return Outcome(**json.loads(place.read_text()))
 
     def _must(self, work: Any, what: str) -> None:
@@ -163,7 +169,7 @@ class Bench:
             raise AssertionError(f"{what} ended with exit code {code}:\n{self.log.read_text()[-4000:]}")
 
     def _make_first(self) -> None:
-        home = self.folder / "takedown"
+        home = self.home
         services = world.open_home(home)
         world.make_base(home, services)
         world.add_request(services, world.TARGETS[0])
@@ -172,9 +178,8 @@ class Bench:
         world.add_request(services, world.TARGETS[1])
 
     def _make_approvable(self) -> None:
-        home = self.folder / "approve"
-        world.run_rollback(home)
-        judged = world.open_home(home).ledger.entries(kind=EntryKind.JUDGED)[-1]
+        world.run_rollback(self.home)
+        judged = world.open_home(self.home).ledger.entries(kind=EntryKind.JUDGED)[-1]
         self._digest.write_text(judged.body["digest"])
 
     @staticmethod

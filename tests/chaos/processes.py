@@ -75,6 +75,7 @@ def start(work: Callable[[], None], *, log: Path, point: Point | None = None) ->
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        sys.stdout = sys.stderr = os.fdopen(descriptor, "w")  # pytest puts its own in their place
         world.use_colours()
         if point is not None:
             point.arm()

@@ -1,9 +1,5 @@
 """Ledger, records and locks on PostgreSQL, against a server of its own when its programs are installed."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,46 +17,19 @@ from infra.personal import PersonalRecords
 pytestmark = pytest.mark.postgres
 
 
-def program(name: str) -> str | None:
-    found = shutil.which(name, path=os.pathsep.join(str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")))
-    return found or shutil.which(name)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    initdb, pg_ctl = program("initdb"), program("pg_ctl")
-    if initdb is None or pg_ctl is None:
-        pytest.skip("needs initdb and pg_ctl of PostgreSQL")
-    pytest.importorskip("psycopg2")
-    user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
-    if user:
-        shutil.chown(folder, user, user)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
-
-    run(initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "scapre", "-N")
-    options = f"-c listen_addresses='' -k {folder} -c fsync=off"
-    run(pg_ctl, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    yield f"postgresql+psycopg2://scapre@/postgres?host={folder}"
-    run(pg_ctl, "-D", str(folder / "data"), "-m", "immediate", "-w", "stop")
-    shutil.rmtree(folder)
-
-
 @pytest.fixture
-def engine(server: str) -> Iterator[Engine]:
-    opened = open_database(server)
+def engine(postgres_server: str) -> Iterator[Engine]:
+    opened = open_database(postgres_server)
     yield opened
     with opened.begin() as connection:
-        for table in ("ledger_entries", "ledger_receipts", "personal_records", "locks", "ledger_schema"):
+        for table in ("ledger_entries", "ledger_receipts", "personal_records", "locks", "intents", "ledger_schema"):
             connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
     opened.dispose()
 
 
-def test_rival_writers_lose_nothing(engine: Engine, server: str):
+def test_rival_writers_lose_nothing(engine: Engine, postgres_server: str):
     def write(writer: int) -> None:
-        ledger = Ledger(open_database(server), attempts=100)
+        ledger = Ledger(open_database(postgres_server), attempts=100)
         for number in range(10):
             ledger.append(EntryKind.JUDGED, {"writer": writer, "number": number}, idempotency_key=f"{writer}-{number}")
             ledger.append(EntryKind.REFUSED, {"shared": number}, idempotency_key=f"shared-{number}")
