@@ -317,13 +317,6 @@ def _scenarios() -> list[Scenario]:
             "refused",
             "UnknownLabelError: expected a concept that the detector knows, found 'unicorn'",
         ),
-        Scenario(
-            "guidance switched off",
-            judging(lambda _, s: replace(s, sampler=replace(s.sampler, guidance=0.0))),
-            "void",
-            "the base does not draw it",
-            ("reference",),
-        ),
         Scenario("nothing to retain", judging(lambda _, s: replace(s, retained=[])), "inconclusive", "must survive"),
         Scenario("probe pack emptied", judging(_emptied_pack), "refused", "ProbeError"),
         Scenario(
