@@ -19,10 +19,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from infra.atomic import PARTIAL_SUFFIX, PARTS_SUFFIX, refuse_full_disk
+from infra.errors import TransientFailure
 
 Fetch = Callable[[int, int], bytes]
 """Returns the bytes of an object from the first to the last, both counted."""
 _PARALLEL = 4
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def held_partial(destination: Path) -> Generator[Path]:
     with refuse_full_disk(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         number = 0
-        while True:
+        for _ in range(_TRIES):
             tag = sha256(f"{destination.name} {number}".encode()).hexdigest()[:12]
             partial = destination.with_name(f".{destination.name[:200]}.{tag}{PARTIAL_SUFFIX}")
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
@@ -83,6 +85,10 @@ def held_partial(destination: Path) -> Generator[Path]:
             except BlockingIOError:
                 number += 1
             os.close(descriptor)
+        else:
+            raise TransientFailure(
+                f"expected a file of its own beside {destination}, found each of {_TRIES} taken; try again"
+            )
     try:
         yield partial
         partial.replace(destination)

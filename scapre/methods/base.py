@@ -27,6 +27,8 @@ class Dial:
     """Words it takes; with a minimum it takes numbers as well."""
     is_text: bool = False
     """Takes any text."""
+    is_whole: bool = False
+    """Takes whole numbers only, as a dial with a whole number for default always does."""
 
     def accept(self, name: str, value: object) -> DialValue:
         """Returns `value` in the dial's own type.
@@ -41,18 +43,22 @@ class Dial:
         above = self.maximum is not None and value > self.maximum
         if not value >= self.minimum or above or value == float("inf"):
             raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
-        if not isinstance(self.default, int):
+        if not self._takes_whole_numbers:
             return float(value)
         if value != int(value):
             raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
         return int(value)
+
+    @property
+    def _takes_whole_numbers(self) -> bool:
+        return self.is_whole or isinstance(self.default, int)
 
     def _expected(self) -> str:
         if self.is_text:
             return "a text"
         words = [repr(choice) for choice in self.choices]
         if self.minimum is not None:
-            number = "a whole number" if isinstance(self.default, int) else "a number"
+            number = "a whole number" if self._takes_whole_numbers else "a number"
             upper = "" if self.maximum is None else f" and at most {self.maximum:g}"
             words.append(f"{number} of at least {self.minimum:g}{upper}")
         return " or ".join(words)

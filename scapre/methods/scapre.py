@@ -66,12 +66,14 @@ DIALS: Mapping[str, Dial] = {
         "row weights per target, all of them otherwise",
         1,
         choices=("auto",),
+        is_whole=True,
     ),
     "own_directions": Dial(
         "auto",
         "how many of them have row weights per target, the others the row's mean; auto: as many as d_in has room for",
         1,
         choices=("auto",),
+        is_whole=True,
     ),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import atomic
+from infra import atomic, downloads
 from infra.digests import sha256_bytes, sha256_file
 from infra.errors import DigestMismatchError, NoSpaceError, NotFoundError, PermanentFailure, SettingsError
 from infra.manifests import Manifest
@@ -149,27 +149,35 @@ def test_a_uri_of_another_store_is_refused(store: ObjectStore):
 def test_a_full_disk_is_a_clear_permanent_failure(
     store: ObjectStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """New files are opened on /dev/full, since a small file system cannot be mounted everywhere: a real ENOSPC."""
+    """Writes go to /dev/full, since a small file system cannot be mounted everywhere: a real ENOSPC."""
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     store.put_directory("m", folder)
     store.put_bytes("k", b"x" * 100_000)
-    original = os.open
+    original, write = os.open, os.pwrite
+    full = original("/dev/full", os.O_RDWR)
 
     def open_full(path, flags: int, *rest: int) -> int:
         if not str(path).endswith(atomic.PARTIAL_SUFFIX):
             return original(path, flags, *rest)
         os.close(original(path, flags, *rest))
-        return original("/dev/full", os.O_RDWR)
+        return os.dup(full)
 
-    monkeypatch.setattr(atomic.os, "open", open_full)
+    if isinstance(store, LocalStore):
+        monkeypatch.setattr(atomic.os, "open", open_full)
+    else:
+        monkeypatch.setattr(downloads.os, "pwrite", lambda _file, content, start: write(full, content, start))
     for fetch in (
         lambda: store.get_file("k", tmp_path / "out" / "k"),
         lambda: store.get_directory("m", tmp_path / "out"),
     ):
         with pytest.raises(NoSpaceError, match=r"disk or quota full; free some space"):
             fetch()
-    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    if isinstance(store, LocalStore):
+        assert left == []
+    assert all(path.name.startswith(".") for path in left)  # what a download goes on from is no file to read
+    os.close(full)
 
 
 def test_a_corrupted_blob_of_a_local_store_is_refused(folder: Path, tmp_path: Path):
