@@ -108,9 +108,9 @@ class _PutTogether(Checkpoint):
             opened.write(Manifest.of_directory(target).digest.encode("ascii"))
         return target
 
+    @abstractmethod
     def build(self, building: Path) -> None:
         """Writes the model into an empty folder."""
-        raise NotImplementedError
 
     @property
     def own_base(self) -> Path:

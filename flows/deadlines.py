@@ -183,6 +183,12 @@ class Deadline:
             return "missed"
         return "near" if self.due_at - now <= (self.due_at - self.started_at) * self.near_fraction else "open"
 
+    def concern(self, now: datetime) -> Literal["near", "missed"] | None:
+        """Returns why somebody must look at it, if anybody must."""
+        state = self.state(now)
+        # the earliest day on which something may come back is nothing that can be missed
+        return state if self.name != "put_back_earliest" and (state == "near" or state == "missed") else None
+
 
 def deadlines_of(regime: Regime, clock: Clock, *, near_fraction: float) -> tuple[Deadline, ...]:
     """Returns the deadlines of one case, earliest first.

@@ -145,12 +145,11 @@ _TURNS: dict[CaseState, tuple[str, str]] = {
 
 def _due(cases: Iterable[Case], now: datetime) -> list[Due]:
     late = [
-        (deadline.due_at, Due(case.request_id, deadline.name, deadline.due_at.isoformat(), deadline.state(now)))
+        (deadline.due_at, Due(case.request_id, deadline.name, deadline.due_at.isoformat(), concern))
         for case in cases
         if case.ended_at is None
         for deadline in case.deadlines
-        # the earliest day on which something may come back cannot be missed
-        if deadline.name != "put_back_earliest" and deadline.state(now) in ("near", "missed")
+        if (concern := deadline.concern(now))
     ]
     return [due for _, due in sorted(late, key=lambda pair: pair[0])]
 

@@ -88,9 +88,8 @@ def report(ledger: Ledger, seen: Watch) -> int:
 def _due(case: Case, now: datetime, known: set[str | None]) -> list[Due]:
     found = []
     for deadline in case.deadlines:
-        state = deadline.state(now)
-        # the earliest day on which something may come back is nothing that can be missed
-        if deadline.name == "put_back_earliest" or state not in ("near", "missed"):
+        state = deadline.concern(now)
+        if state is None:
             continue
         is_new = _key(case.request_id, deadline.name, state, deadline.due_at) not in known
         found.append(Due(case.request_id, deadline.name, state, deadline.due_at, case.state, is_new))

@@ -29,12 +29,7 @@ GateName = Literal[
     "expectations",
 ]
 
-MEASURE_COLUMNS = (
-    "model",
-    "role",
-    "kind",
-    "concept",
-    "pack",
+_DRAWN_AND_SEEN = (
     "prompt",
     "seed",
     "picture",
@@ -44,6 +39,16 @@ MEASURE_COLUMNS = (
     "concept_score",
     "is_hit",
     "is_blank",
+)
+"""What every picture has, whoever asked for it."""
+
+MEASURE_COLUMNS = (
+    "model",
+    "role",
+    "kind",
+    "concept",
+    "pack",
+    *_DRAWN_AND_SEEN,
     "image_text_score",
 )
 """Columns of `Judgement.measures`, one row per picture; `measures.py` says what each holds."""
@@ -55,15 +60,7 @@ ATTACK_COLUMNS = (
     "words",
     "vectors",
     "steps",
-    "prompt",
-    "seed",
-    "picture",
-    "address",
-    "top_label",
-    "top_score",
-    "concept_score",
-    "is_hit",
-    "is_blank",
+    *_DRAWN_AND_SEEN,
 )
 """Columns of `Judgement.attacks`, one row per picture; `validation.attacks.trial` says what each holds."""
 

@@ -148,9 +148,10 @@ def _solve_rows(
     factors = row_systems.compress_slots(regularizer, statistics.targets, rank=_rank(dials))
     strengths = _strengths(factors.gains, dials)
     if is_shared:
-        is_cut = dials["rank"] != "auto"
-        weighted = statistics.weighted(strengths.tolist())
-        gram, shift = factors.weighted(strengths).moments() if is_cut else slot_moments(weighted)
+        if dials["rank"] == "auto":
+            gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
+        else:
+            gram, shift = factors.weighted(strengths).moments()
         delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
         return delta, {}
     factors = factors.weighted(strengths)  # rather than α: what all rows share is solved at once
