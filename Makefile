@@ -37,7 +37,7 @@ bench-quality: $(INSTALLED) ## every method and strength on the reference world,
 bench-engine: $(INSTALLED) ## time every method on SD 1.5's shapes against its bars (minutes, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.engine --out var/bench-engine
 
-simulate-verdicts: $(INSTALLED) ## 10,000 simulated judgements: how often the judge errs, how many pictures it takes (a minute)
+simulate-verdicts: $(INSTALLED) ## 10,000 simulated judgements: how often the judge errs, how many pictures it takes (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.verdicts --out var/simulate-verdicts
 
 bench-render: $(INSTALLED) ## pictures a second, side by side with plain diffusers loops (a minute, CPU)

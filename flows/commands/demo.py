@@ -13,9 +13,6 @@ from flows.services import open_services
 _REQUEST = Path(__file__).parent.parent / "demo_request.yaml"
 _WITHHELD = Path(__file__).parent.parent / "demo_withheld.txt"
 BASE = "reference"
-STRENGTH = 10.0
-"""Twice the default: the policy bounds each of the ten targets by itself, and one of them, the rose, is hard to part
-from the tulip."""
 
 
 def demo() -> int:
@@ -32,7 +29,7 @@ def demo() -> int:
     from flows.takedown import TakedownOrder, takedown
 
     withheld = tuple(_WITHHELD.read_text(encoding="utf-8").splitlines())
-    outcome = takedown(TakedownOrder(base=BASE, dials={"erasure_strength": STRENGTH}, withheld=withheld))
+    outcome = takedown(TakedownOrder(base=BASE, withheld=withheld))
     code = report_outcome(outcome)
     typer.echo("4/4 the record")
     faults = services.ledger.verify()
