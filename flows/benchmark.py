@@ -108,7 +108,11 @@ class Bench:
         with self._wearing(arena, contestant) as model:
             found = []
             for done, seed in enumerate(seeds, start=1):
-                asked = Result(arena.name, contestant.label, seed, model, each, {}, {}, math.nan)
+                pictures = {
+                    role: len(names) * (1 if role == "other" else each)  # there are many of them
+                    for role, names in arena.measured.items()
+                }
+                asked = Result(arena.name, contestant.label, seed, model, each, {}, pictures, math.nan)
                 found.append(self._done.get(_key(asked)) or self._measure(arena, asked))
                 if on_progress:
                     on_progress(done, len(seeds))
@@ -136,13 +140,12 @@ class Bench:
             edit.revert(self._pipeline)
 
     def _measure(self, arena: Arena, asked: Result) -> Result:
-        hits, pictures, fits = {}, {}, []
+        hits, fits = {}, []
         for role, names in arena.measured.items():
-            count = 1 if role == "other" else asked.each  # there are many of them
+            count = asked.pictures[role] // len(names)
             hits[role], fit = self._look([_subject(name) for name in names], asked, count)
-            pictures[role] = len(names) * count
             fits += fit if role != "target" else []
-        found = replace(asked, hits=hits, pictures=pictures, image_text=statistics.mean(fits))
+        found = replace(asked, hits=hits, image_text=statistics.mean(fits))
         self._done[_key(found)] = found
         self._append(found)
         return found
@@ -191,8 +194,8 @@ def _subject(name: str) -> Subject:
     return Subject(name, kind="style" if name in world.load_styles() else "object")
 
 
-def _key(result: Result) -> tuple[str, str, int, str, int]:
-    return result.arena, result.contestant, result.seed, result.model, result.each
+def _key(result: Result) -> tuple[str, str, int, str, tuple[tuple[str, int], ...]]:
+    return result.arena, result.contestant, result.seed, result.model, tuple(sorted(result.pictures.items()))
 
 
 def read_results(path: Path) -> list[Result]:

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +52,9 @@ def benchmark(
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Also the default method, one part off at a time.")
     ] = False,
+    others: Annotated[
+        bool, typer.Option(help="Also draw concepts that are neither targets nor look-alikes: most of the time.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
 ) -> None:
     """Measure how much each method forgets and keeps on the reference world. Hours in full; goes on where it was.
@@ -87,8 +90,9 @@ def benchmark(
     ]
     contestants += [Contestant("scapre", dials) for dials in (ABLATION if ablation else ())]
     for place, contestant in itertools.product(arena or arenas, contestants):
+        task = arenas[place] if others else replace(arenas[place], others=())
         with progress_bar(f"{place}, {contestant.label}: seeds", console()) as on_progress:
-            found += bench.measure(arenas[place], contestant, seeds=range(seeds), each=each, on_progress=on_progress)
+            found += bench.measure(task, contestant, seeds=range(seeds), each=each, on_progress=on_progress)
     rows = summarize(found)
     _show(rows)
     if out:

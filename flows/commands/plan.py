@@ -94,5 +94,5 @@ def _show_curve(curve: Any, console: Console) -> None:
     console.print(table)
     fits = "not even this run" if curve.fits is None else f"{curve.fits} more concepts"
     console.print(f"predicted to fit: {fits}; {curve.ended_by}", highlight=False, soft_wrap=True)
-    based = ", ".join(one.task for one in curve.measured) or "nothing: no run on this base was measured yet"
-    console.print(f"predicted from: {based}; only a judgement decides", highlight=False, soft_wrap=True)
+    based = "; ".join(one.task for one in curve.measured) or "nothing: no run on this base was measured yet"
+    console.print(f"predicted from: {based}. Only a judgement decides.", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -73,5 +74,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     assert read_results(tmp_path / "results.jsonl") == [base, edited]
     more = bench().measure(arena, Contestant(BASE_METHOD, {}), seeds=[0], each=3, on_progress=None)[0]
     assert (base.pictures["target"], more.pictures["target"]) == (2, 3)  # another number is another result
+    wider = replace(arena, others=("cat",))
+    wide = bench().measure(wider, Contestant(BASE_METHOD, {}), seeds=[0], each=2, on_progress=None)[0]
+    assert wide.pictures == {**base.pictures, "other": 1}  # so are further concepts
     other = bench().measure(arena, Contestant("uce", {}), seeds=[0], each=2, on_progress=None)
-    assert read_results(tmp_path / "results.jsonl") == [base, edited, more, *other]
+    assert read_results(tmp_path / "results.jsonl") == [base, edited, more, wide, *other]
