@@ -32,7 +32,7 @@ from flows.evidence import Kept, keep_bundle
 from flows.judgement import describe_roles, judge_checkpoint
 from flows.progress import both
 from flows.regressions import Regression, find_regressions, list_not_passed, subject_names
-from flows.run_page import show_judgement, shown_progress
+from flows.run_page import note, show_judgement, shown_progress
 from flows.services import Services, open_services
 from flows.steps import remembered_step, step
 from flows.tracking import EXPERIMENT, log_judgement
@@ -104,6 +104,7 @@ def _reverify(services: Services, registry: Registry, order: ComplianceOrder, wo
     if not outcome.regressions:
         return outcome
     incident = _open_incident(services, registry, recorded)
+    note(f"incident {incident.incident_id}")
     return outcome.model_copy(update={"incident": incident.incident_id})
 
 

@@ -1,8 +1,9 @@
-"""What the page of a run shows in Prefect: how far it is, the verdict, the gates, pictures, and where the report is.
+"""What the page of a run shows in Prefect: how far it is, the verdict, the gates, pictures, the report, and a log.
 
 Guarantees:
     1. A concept is named only if it is an object; styles, persons and unsafe concepts are `REQUEST#NUMBER`, since
-       Prefect keeps its pages beyond any erasure. The report, which is kept with the evidence, names them all.
+       Prefect keeps its pages beyond any erasure. The report, which is kept with the evidence, names them all. The log
+       holds digests, numbers and request ids only.
     2. Pictures are shown of objects and styles only.
     3. The page follows the work and never decides it: a page that cannot be written stops nothing.
 """
@@ -24,7 +25,9 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogHandler
 
 from flows.evidence import Kept
 from flows.progress import OnProgress, console, progress_bar
@@ -35,9 +38,19 @@ from validation.formats import exact_percent, exact_points, percent_down, percen
 _SECONDS_BETWEEN_UPDATES = 2.0
 _TARGETS_SHOWN, _SIDE = 10, 96  # the page is a row in Prefect's database: some hundred kilobytes at most
 _log = logging.getLogger(__name__)
+_run_log = logging.getLogger(f"{__name__}.lines")
+_run_log.setLevel(logging.INFO)
+_run_log.addHandler(APILogHandler())
+_run_log.propagate = False
 
 Names = Mapping[str, tuple[str, ...]]
 """Opaque names by concept in lower case, from `regressions.subject_names`."""
+
+
+def note(line: str) -> None:
+    """Writes a line to the log on the run's page; nowhere else, and nowhere at all outside a run."""
+    if FlowRunContext.get() or TaskRunContext.get():
+        _run_log.info(line)
 
 
 @contextlib.contextmanager
@@ -72,6 +85,8 @@ def show_judgement(kept: Kept, *, purpose: str, names: Names, notes: Mapping[str
         notes: Further lines for the verdict, by what they are.
     """
     judgement = kept.judgement
+    passed, asked = _gates_passed(judgement)
+    note(f"{_word(judgement)}: {passed} of {asked} gates and controls, {len(judgement.measures)} pictures")
     report = (kept.folder / "report.html").absolute().as_uri()
     with _never_in_the_way():
         create_markdown_artifact(_verdict(kept, notes or {}), key=f"{purpose}-verdict", description="the verdict")
@@ -112,13 +127,10 @@ def picture_uri(judgement: Judgement) -> str | None:
 
 def _verdict(kept: Kept, notes: Mapping[str, str]) -> str:
     judgement = kept.judgement
-    gates = [gate for gate in judgement.gates if gate.is_gated]
-    passed = sum(gate.verdict == "passed" for gate in gates)
-    pictures = len(judgement.measures)
-    word = "void: a control failed" if judgement.is_void else judgement.verdict
+    passed, asked = _gates_passed(judgement)
     lines = [
-        f"# {word}",
-        f"{passed} of {len(gates)} gates and controls passed, on {pictures} pictures.",
+        f"# {_word(judgement)}",
+        f"{passed} of {asked} gates and controls passed, on {len(judgement.measures)} pictures.",
         "| | |",
         "|---|---|",
         f"| candidate | `{judgement.protocol.candidate_digest}` |",
@@ -131,6 +143,15 @@ def _verdict(kept: Kept, notes: Mapping[str, str]) -> str:
     if sheet := picture_uri(judgement):
         lines += ["", "The base above, the candidate below, same prompts and seeds:", "", f"![pictures]({sheet})"]
     return "\n".join([lines[0], "", lines[1], "", *lines[2:]])
+
+
+def _word(judgement: Judgement) -> str:
+    return "void: a control failed" if judgement.is_void else judgement.verdict
+
+
+def _gates_passed(judgement: Judgement) -> tuple[int, int]:
+    gates = [gate for gate in judgement.gates if gate.is_gated]
+    return sum(gate.verdict == "passed" for gate in gates), len(gates)
 
 
 def _about(gate: GateResult, kinds: Mapping[str, str], names: Names) -> str:

@@ -27,7 +27,7 @@ from flows.plan import Plan, make_plan
 from flows.progress import both
 from flows.promotion import StaleApprovalError
 from flows.regressions import subject_names
-from flows.run_page import show_judgement, shown_progress
+from flows.run_page import note, show_judgement, shown_progress
 from flows.services import Services, open_services
 from flows.steps import step
 from flows.tracking import EXPERIMENT, track_judgement
@@ -98,6 +98,7 @@ def plan_run(services: Services, order: TakedownOrder) -> Plan:
 @step("fetch base")
 def _fetch(services: Services, plan: Plan) -> candidates.Base:
     base = candidates.fetch_base(services, plan.base)
+    note(f"base {plan.base} with digest {base.digest} fetched and verified")
     candidates.preflight(plan, base)
     return base
 
@@ -105,6 +106,7 @@ def _fetch(services: Services, plan: Plan) -> candidates.Base:
 @step("build candidate")
 def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.Candidate:
     candidate = candidates.build_candidate(services, plan, base)
+    note(f"candidate {candidate.digest} of {', '.join(plan.request_ids) or 'no request'}, by {plan.method}")
     services.ledger.append(
         EntryKind.CANDIDATE_BUILT,
         {
@@ -147,6 +149,7 @@ def _track(services: Services, registry: Registry, plan: Plan, candidate: candid
     # logged before and never recorded: by a process that was killed in between, with evidence that was replaced since
     registry.discard_runs(EXPERIMENT, tag="scapre.key", value=plan.key)
     run_id = track_judgement(registry, plan, candidate, kept.judgement, kept.folder)
+    note(f"MLflow run {run_id}")
     return services.ledger.append(
         EntryKind.JUDGED,
         {
@@ -164,6 +167,7 @@ def _track(services: Services, registry: Registry, plan: Plan, candidate: candid
 @step("approve and promote")
 def _settle(services: Services, registry: Registry, judged: Entry) -> Settled:
     settled = settle_candidate(services, registry, judged)
+    note(f"{settled.decision}{f', version {settled.version}' if settled.version else ''}")
     if settled.decision == "waiting":
         announce_waiting(judged)
     return settled

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -121,6 +122,15 @@ def test_a_request_becomes_a_promoted_model_with_everything_in_s3(finished, s3_s
     assert any(key.endswith("checkpoint/manifest.json") for key in keys)
     assert any("/evidence/" in key for key in keys)
     assert not any("rose" in key for key in keys)
+
+
+def test_the_log_of_the_run_says_what_was_done_and_names_no_concept(finished):
+    installation, _ = finished
+    with contextlib.closing(sqlite3.connect(installation.home / "prefect" / "prefect.db")) as database:
+        lines = [message for (message,) in database.execute("SELECT message FROM log ORDER BY timestamp")]
+    said = "\n".join(lines)
+    assert [line.split()[0] for line in lines] == ["base", "candidate", "passed:", "MLflow", "promoted,"]
+    assert "rose" not in said
 
 
 def test_a_finished_run_is_not_repeated(finished):
