@@ -262,7 +262,8 @@ def _sorted_failures(uri: str) -> Generator[None]:
         raise _sorted_answer(uri, error) from error
     except boto_errors.FlexibleChecksumError as error:
         raise DigestMismatchError(
-            f"{uri}: expected the content that was stored, found another checksum ({error}); store the object again"
+            f"{uri}: expected the content that was stored, found another checksum ({error}); run the same command "
+            "again, and if it says the same, store the object again from the original"
         ) from error
     except _CUT as error:
         raise TransientFailure(f"{uri}: expected an answer from the store, found {error}; try again") from error

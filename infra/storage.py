@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from infra.atomic import written_beside
 from infra.digests import CHUNK_BYTES, require_digest, sha256_bytes, sha256_file, sha256_handle
-from infra.errors import NotFoundError, PermanentFailure, SettingsError
+from infra.errors import DigestMismatchError, NotFoundError, PermanentFailure, SettingsError
 from infra.manifests import MANIFEST_NAME, Manifest, ManifestEntry
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class ObjectStore(Protocol):
                 found = self.hash_object(_blob_key(entry))
             except NotFoundError:
                 sentences.append(f"{entry.path}: missing from the store")
+            except DigestMismatchError as error:  # the store's own checksum says so, before ours can
+                sentences.append(f"{entry.path}: {error}")
             else:
                 if found != entry.sha256:
                     sentences.append(f"{entry.path}: expected SHA-256 {entry.sha256}, found {found}")

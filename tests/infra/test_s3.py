@@ -14,6 +14,7 @@ from infra.digests import sha256_bytes, sha256_file
 from infra.errors import DigestMismatchError, NotFoundError, PermanentFailure, TransientFailure
 from infra.manifests import Manifest
 from infra.s3 import S3Store
+from tests.chaos.proxy import Fault, FaultyProxy
 
 CREDENTIALS = {"access_key_id": "test-key", "secret_access_key": "test-secret", "region": "us-east-1"}
 PART_BYTES = 5 << 20
@@ -97,6 +98,17 @@ def test_a_corrupted_file_of_a_directory_is_refused(store: S3Store, s3_client, f
     with pytest.raises(DigestMismatchError, match=digest):
         store.get_directory("m", tmp_path / "copy")
     assert not (tmp_path / "copy" / "unet" / "model.safetensors").exists()
+
+
+def test_a_stored_file_that_arrives_corrupted_is_one_of_the_differences(s3_endpoint: str, bucket: str, folder: Path):
+    with FaultyProxy(s3_endpoint) as proxy:
+        store = S3Store(bucket, endpoint=proxy.url, first_wait_seconds=0.01, **CREDENTIALS)
+        digest = store.put_directory("m", folder)
+        assert store.differences("m", digest=digest) == []
+        proxy.faults = [Fault("flip", "GET .*/blobs/", times=1)]
+        (difference,) = store.differences("m", digest=digest)
+    assert proxy.faults[0].met == 1
+    assert difference.startswith("model_index.json: ")
 
 
 def test_an_altered_manifest_is_refused(store: S3Store, s3_client, folder: Path, tmp_path: Path):
