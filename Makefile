@@ -43,9 +43,10 @@ simulate-verdicts: $(INSTALLED) ## 10,000 simulated judgements: how often the ju
 bench-render: $(INSTALLED) ## pictures a second, side by side with plain diffusers loops (a minute, CPU)
 	$(BIN)/python -m tests.benchmarks.rendering --out var/bench-render
 
-chaos: $(INSTALLED) ## kill commands at 54 points and run them again; ten commands at once (minutes, CPU)
+chaos: $(INSTALLED) ## kill commands at 54 points and run them again; ten at once; 30 faults of the store (minutes, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --out var/chaos
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --crowd
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --faults
 
 sabotage: $(INSTALLED) ## break model and set-up on purpose in thirty ways: nothing may pass (minutes, CPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.sabotage --out var/sabotage

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flows.audit import audit_registry
 from flows.promotion import pointer_key
+from flows.services import Services
 from flows.succession import read_succession
 from infra.chain import EntryKind
 from tests.chaos import processes, world
@@ -94,6 +95,24 @@ class Outcome:
     runs: int
     pointer: dict[str, Any]
     pictures: int
+
+
+def read_outcome(services: Services) -> Outcome:
+    """Returns what an installation holds."""
+    registry = services.open_registry()
+    client = registry._client
+    experiment = client.get_experiment_by_name("scapre")
+    champion = read_succession(services).champion
+    pointer = json.loads(services.store.get_bytes(pointer_key(services)))
+    return Outcome(
+        digest=champion.digest if champion else None,
+        aliases=registry.aliases(),
+        entries=dict(Counter(str(entry.kind) for entry in services.ledger.entries())),
+        versions=len(registry.versions()),
+        runs=len(client.search_runs([experiment.experiment_id])),
+        pointer={name: pointer[name] for name in ("version", "digest")},
+        pictures=len(list(services.pictures.rglob("*.png"))),
+    )
 
 
 class Bench:
@@ -189,19 +208,4 @@ class Bench:
 
     @staticmethod
     def _read(home: Path, place: Path) -> None:
-        services = world.open_home(home)
-        registry = services.open_registry()
-        client = registry._client
-        experiment = client.get_experiment_by_name("scapre")
-        champion = read_succession(services).champion
-        pointer = json.loads(services.store.get_bytes(pointer_key(services)))
-        found = {
-            "digest": champion.digest if champion else None,
-            "aliases": registry.aliases(),
-            "entries": Counter(entry.kind for entry in services.ledger.entries()),
-            "versions": len(registry.versions()),
-            "runs": len(client.search_runs([experiment.experiment_id])),
-            "pointer": {name: pointer[name] for name in ("version", "digest")},
-            "pictures": len(list(services.pictures.rglob("*.png"))),
-        }
-        place.write_text(json.dumps(found))
+        place.write_text(json.dumps(asdict(read_outcome(world.open_home(home)))))

@@ -11,7 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from infra.settings import load_settings, quiet_environment
 from tests.chaos import world
+
+SLOW_IMPORTS = ("great_expectations", "matplotlib.pyplot", "mlflow.store.tracking.sqlalchemy_store")
+"""Needed by every child: imported once before the fork, they cost each of them nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ def _resolve(target: str) -> tuple[Any, str]:
 
 def start(work: Callable[[], None], *, log: Path, point: Point | None = None) -> int:
     """Starts a process that does some work and returns its number."""
+    quiet_environment(load_settings({}, home=log.parent))
+    for name in SLOW_IMPORTS:
+        import_module(name)
     child = os.fork()
     if child:
         return child

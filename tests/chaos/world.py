@@ -6,6 +6,7 @@ the real ones. Tasks are called without Prefect's server, whose start would take
 
 from contextlib import nullcontext
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import flows.approval
 import flows.judgement
 import flows.takedown
 import scapre
-from flows import candidate, intake
+from flows import candidate, cli, intake
 from flows.requests import Requester, Subject, TakedownRequest
 from flows.rollback import roll_back
 from flows.services import Services, open_services
@@ -27,6 +28,7 @@ from validation import PictureStore, Sampler
 
 TARGETS = ("tiger", "dog", "rose", "owl", "crab", "pear", "bus", "wolf")
 APPROVER = "Grace Hopper"
+LARGE_FILE = "samples.dat"
 POLICY = {
     "residual_limit": 0.5,
     "probes_per_target": 6,
@@ -79,10 +81,12 @@ def open_home(home: Path, **settings: Any) -> Services:
     return open_services(load_settings({}, home=home, **{"promotion_lease_seconds": 4.0, "device": "cpu", **settings}))
 
 
-def make_base(home: Path, services: Services) -> None:
-    """Puts a tiny model into the store as the base."""
+def make_base(home: Path, services: Services, *, large_file: int = 0) -> None:
+    """Puts a tiny model into the store as the base, with one more file of so many bytes."""
     folder = home / "tiny"
     tiny_pipelines.build("stable-diffusion-1", dtype=torch.float32).save_pretrained(folder, safe_serialization=True)
+    if large_file:
+        (folder / LARGE_FILE).write_bytes(Random(0).randbytes(large_file))
     candidate.register_base(services, "reference", folder)
     (home / "policy.yaml").write_text(yaml.safe_dump(POLICY), encoding="utf-8")
 
@@ -118,3 +122,10 @@ def run_rollback(home: Path, by: str = APPROVER, **settings: Any) -> None:
     """What `scapre rollback --reason TEXT --by NAME --reopen` does."""
     services = open_home(home, **settings)
     roll_back(services, services.open_registry(), reason="worse than before", by=by, reopens=True)
+
+
+def run_command(*arguments: str) -> int:
+    """What `scapre` does with these arguments and the settings in the environment; returns its exit code."""
+    flows.takedown.takedown = flows.takedown.takedown.fn
+    flows.approval.approve = flows.approval.approve.fn
+    return cli.run(list(arguments))
