@@ -4,6 +4,7 @@ The engine unlearns a tiny Stable Diffusion of the real classes; judge, evidence
 the real ones. Tasks are called without Prefect's server, whose start would take longer than the rest together.
 """
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from random import Random
@@ -43,7 +44,7 @@ POLICY = {
 
 
 class RepeatedPictureError(AssertionError):
-    """A picture that was there already was drawn again."""
+    """A picture was drawn again that this process had drawn, or that was there when it began."""
 
 
 def use_colours() -> None:
@@ -58,11 +59,14 @@ def use_colours() -> None:
     flows.takedown.announce_waiting = lambda _: None
     flows.takedown.show_judgement = lambda *_, **__: None
     flows.takedown.shown_progress = lambda _: nullcontext(lambda *_: None)
-    write = PictureStore.write
+    write, began, own = PictureStore.write, time.time_ns(), set[str]()
 
     def write_once(store: PictureStore, address: str, pixels: Any) -> None:
-        if store.holds(address, pixels=colour_world.PIXELS):
+        is_held = store.holds(address, pixels=colour_world.PIXELS)
+        # two processes may draw the same picture at the same time: whoever began first did not see the other's
+        if address in own or (is_held and store.path(address).stat().st_mtime_ns < began):
             raise RepeatedPictureError(address)
+        own.add(address)
         write(store, address, pixels)
 
     PictureStore.write = write_once
