@@ -235,7 +235,7 @@ def run(targets: int, policy: Policy, *, judgements: int, seed: int) -> Line:
         fixed_size=fixed_size(policy, power=power),
         wald=wald_bound(policy, power=power),
         wald_reached=wald_bound(policy, power=exact.passed),
-        is_enough=exact.passed**targets >= PLANNED_POWER,
+        is_enough=exact.passed**targets >= POWER,
     )
 
 
