@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## forget ten concepts, judge, register, promote (minutes, CP
 	$(BIN)/scapre demo
 
 test: $(INSTALLED) ## the fast tests (CPU, offline)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-services: $(INSTALLED) ## the tests that need headless Chromium or PostgreSQL
 	$(BIN)/python -m pytest -m "(browser or postgres) and not slow"
