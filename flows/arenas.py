@@ -55,10 +55,10 @@ class Arena:
         return {role: names for role, names in roles.items() if names}
 
 
-def build_arenas() -> dict[str, Arena]:
-    """Returns every arena by name."""
-    arenas = [*_look_alikes(), *(_crowd(size) for size in CROWDS), _styles()]
-    return {arena.name: arena for arena in arenas}
+def build_arenas(draws: int = 1) -> dict[str, Arena]:
+    """Returns every arena by name; each crowd `draws` times, with other targets and other hidden concepts."""
+    crowds = [_crowd(size, draw) for size in CROWDS for draw in range(1, draws + 1)]
+    return {arena.name: arena for arena in (*_look_alikes(), *crowds, _styles())}
 
 
 def _look_alikes() -> list[Arena]:
@@ -77,14 +77,15 @@ def _look_alikes() -> list[Arena]:
     return arenas
 
 
-def _crowd(size: int) -> Arena:
-    rng = np.random.default_rng([DRAW_SEED, size])
+def _crowd(size: int, draw: int) -> Arena:
+    rng = np.random.default_rng([DRAW_SEED, size] if draw == 1 else [DRAW_SEED, size, draw])
     names = [item.name for item in world.load_objects()]
     order = rng.permutation(len(names))
     targets = sorted(names[i] for i in order[:size])
     rest = [names[i] for i in order[size:]]
     hidden = rest[: round(HIDDEN_SHARE * len(rest))]
-    return Arena(f"crowd-{size}", tuple(targets), _sorted(rest[len(hidden) :]), _sorted(hidden), world.load_styles())
+    name = f"crowd-{size}" if draw == 1 else f"crowd-{size}-draw-{draw}"
+    return Arena(name, tuple(targets), _sorted(rest[len(hidden) :]), _sorted(hidden), world.load_styles())
 
 
 def _styles() -> Arena:

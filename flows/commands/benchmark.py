@@ -55,6 +55,9 @@ def benchmark(
     others: Annotated[
         bool, typer.Option(help="Also draw concepts that are neither targets nor look-alikes: most of the time.")
     ] = True,
+    draws: Annotated[
+        int, typer.Option(min=1, help="How often each crowd is drawn: crowd-25, crowd-25-draw-2, and so on.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
 ) -> None:
     """Measure how much each method forgets and keeps on the reference world. Hours in full; goes on where it was.
@@ -68,7 +71,7 @@ def benchmark(
     from flows.scores import summarize
     from flows.services import open_services
 
-    arenas = build_arenas()
+    arenas = build_arenas(draws)
     _refuse_unknown("arena", arena, arenas)
     _refuse_unknown("method", method, SWEEPS)
     services = open_services()

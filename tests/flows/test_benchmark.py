@@ -38,6 +38,14 @@ def test_crowds_have_their_size_and_come_out_the_same_again():
     assert build_arenas() == ARENAS
 
 
+def test_a_crowd_drawn_again_has_other_targets_and_the_first_draw_stays():
+    drawn = build_arenas(3)
+    assert ARENAS.items() <= drawn.items()
+    again = [drawn[name] for name in ("crowd-25", "crowd-25-draw-2", "crowd-25-draw-3")]
+    assert len({arena.targets for arena in again}) == len({arena.hidden for arena in again}) == 3
+    assert {len(arena.targets) for arena in again} == {25}
+
+
 def result(seed: int, target: int, told: int) -> Result:
     return Result("a", "uce", seed, "", 10, {"target": target, "told": told}, {"target": 10, "told": 10}, math.nan)
 
