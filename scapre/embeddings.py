@@ -4,8 +4,10 @@ Guarantees:
     1. Each distinct prompt is encoded once (again only if more of its padding is asked for), in float32 or better.
        Batches are encoded side by side, each by one CPU thread, so that the same bytes come out whatever the number of
        threads.
-    2. Where attention is causal, slots start at the last token of the concept's name: what comes before never saw it,
-       and everything after it (rest of the sentence, end token, padding) carries it. Where it is not, all slots do.
+    2. Where attention is causal, slots start at the last token of the first word of the concept's name: no text before
+       it saw the concept, and everything after it (rest of the name and sentence, end token, padding) carries it. What
+       a retained name begins with as well ("fire" and "fire engine") is then both to change and to stay; what is
+       retained weighs more. Where attention is not causal, all slots carry the concept.
     3. No randomness is consumed.
 """
 
@@ -64,6 +66,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 }
 """Sentences per kind; `{}` is the name, `{a}` the name with its article. The first is the bare name, for every kind."""
 BARE = "{}"
+ARTICLES = frozenset({"a", "an", "the"})
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class ConceptPrompt:
     text: str
     up_to_name: str
     """The sentence up to and including the name."""
+    up_to_first_word: str
+    """The sentence up to and including the first word of the name that is no article."""
 
 
 class PromptEncoder:
@@ -140,7 +145,8 @@ class PromptEncoder:
                 f"expected a name that fits the {self._text.context_tokens} tokens of this text encoder, "
                 f"found {filled.text!r}; use a shorter name or alias"
             )
-        starts = [end if run.is_causal else 0 for run, end in zip(prompt.runs, ends, strict=True)]
+        first = self._text.name_ends(filled.up_to_first_word)
+        starts = [start if run.is_causal else 0 for run, start in zip(prompt.runs, first, strict=True)]
         return prompt.rows_from(starts, padding)
 
     def longest_words(self, names: Iterable[str]) -> dict[str, int]:
@@ -173,7 +179,11 @@ def fill(template: str, name: str) -> ConceptPrompt:
     placed = template.replace("{a}", "{}") if "{a}" in template else template
     shown = _with_article(name) if "{a}" in template else name
     before, after = placed.split("{}")
-    return ConceptPrompt(f"{before}{shown}{after}", f"{before}{shown}")
+    words = name.split()
+    first = next((place for place, word in enumerate(words) if word.casefold() not in ARTICLES), 0)
+    up_to_name = f"{before}{shown}"
+    up_to_first_word = up_to_name.removesuffix(" ".join(words[first + 1 :])).rstrip()
+    return ConceptPrompt(f"{up_to_name}{after}", up_to_name, up_to_first_word)
 
 
 def concept_prompts(concept: Concept) -> list[tuple[str, str]]:
@@ -199,6 +209,6 @@ def spread_templates(name: str, templates: Sequence[str]) -> tuple[str, ...]:
 
 def _with_article(name: str) -> str:
     first = name.split()[0].casefold()
-    if first in {"a", "an", "the", "two", "people", "children"}:
+    if first in {*ARTICLES, "two", "people", "children"}:
         return name
     return f"{'an' if first[0] in 'aeiou' else 'a'} {name}"

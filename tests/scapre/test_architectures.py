@@ -198,7 +198,7 @@ def test_sd3_without_t5_reads_its_clip_encoders_alone() -> None:
 
 def test_sana_reads_a_name_that_takes_in_the_instructions_last_space() -> None:
     encoder = encoder_of(build("sana"), "cat", EMPTY_PROMPT)
-    bare = ConceptPrompt("cat", "cat")
+    bare = ConceptPrompt("cat", "cat", "cat")
     assert [encoder["cat"].runs[0].slot(row) for row in encoder.target_slots(bare, 4)] == [1]
     assert aligned_slot(1, encoder["cat"], encoder[EMPTY_PROMPT]) == 1
 

@@ -104,16 +104,30 @@ def test_prompts_read_only_by_themselves_keep_no_more_padding_than_is_read(pipel
     assert len(thin["cat"].features) == 5
 
 
-def test_slots_start_at_the_last_token_of_the_name(encoder) -> None:
+def test_slots_start_at_the_last_token_of_the_first_word_of_the_name(encoder) -> None:
     encoder.encode(["a picture in van gogh style"])
     filled = fill("a picture in {} style", "van gogh")
     slot = encoder.target_slots(filled, 0)[0]
-    assert slot == 5  # start, a, picture, in, van, gogh
-    assert encoder.target_slots(filled, 2) == [5, 6, 7, 8, 31]  # gogh, style, end, first and last padding
-    encoder.encode(["a picture in van monet style"])
-    first, second = encoder[filled.text].features, encoder["a picture in van monet style"].features
+    assert slot == 4  # start, a, picture, in, van
+    assert encoder.target_slots(filled, 2) == [4, 5, 6, 7, 8, 31]  # van, gogh, style, end, first and last padding
+    encoder.encode(["a picture in monet gogh style"])
+    first, second = encoder[filled.text].features, encoder["a picture in monet gogh style"].features
     torch.testing.assert_close(first[:slot], second[:slot])  # what comes before never saw the name
     assert bool(((first - second).norm(dim=1)[slot:] > 1e-3).all())  # everything after carries it
+
+
+@pytest.mark.parametrize(
+    ("name", "up_to"),
+    [
+        ("cat", "a photo of a cat"),
+        ("fire engine", "a photo of a fire"),
+        ("the starry night", "a photo of the starry"),
+        ("jack o lantern", "a photo of a jack"),
+        ("the", "a photo of the"),
+    ],
+)
+def test_articles_are_not_the_first_word_of_a_name(name: str, up_to: str) -> None:
+    assert fill("a photo of {a}", name).up_to_first_word == up_to
 
 
 def test_a_name_too_long_for_the_encoder_is_refused(encoder) -> None:
