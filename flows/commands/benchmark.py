@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     from flows.scores import Row
 
 # strengths are swept, so that no method is judged at a point that suits another
+# the default method's way to read text, for those that would rather make targets nothing and keep only what is named
+SAME_TEXT: dict[str, float | str] = {"anchor": "nearest", "vocabulary": 2000}
 SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
     "none": ({},),
     "scapre": ({}, {"erasure_strength": 3}, {"erasure_strength": 10}, {"erasure_strength": 50}),
-    "uce": ({}, {"erasure_strength": 0.1}, {"retention_strength": 1}, {"retention_strength": 10}),
-    "rece": ({}, {"rounds": 1}, {"retention_strength": 10}),
-    "speed": ({}, {"null_share": 1e-2}, {"null_share": 1e-4}),
-    "oce": ({}, {"erasure_strength": 0.3}, {"erasure_strength": 3}),
+    "uce": (
+        {},
+        {"erasure_strength": 0.1},
+        {"retention_strength": 1},
+        {"retention_strength": 10},
+        SAME_TEXT,
+        {**SAME_TEXT, "erasure_strength": 0.1},
+        {**SAME_TEXT, "retention_strength": 10},
+    ),
+    "rece": ({}, {"rounds": 1}, {"retention_strength": 10}, SAME_TEXT, {**SAME_TEXT, "rounds": 1}),
+    "speed": ({}, {"null_share": 1e-2}, {"null_share": 1e-4}, SAME_TEXT),
+    "oce": ({}, {"erasure_strength": 0.3}, {"erasure_strength": 3}, {**SAME_TEXT, "erasure_strength": 3}),
     "scapre-printed": ({}, {"erasure_strength": 10}, {"relevance_strength": 0.1}),
     "scapre-released": ({}, {"erasure_strength": 10}, {"mask_power": 1}),
 }
