@@ -16,9 +16,9 @@ from flows.errors import BadRequestError
 if TYPE_CHECKING:
     from flows.scores import Row
 
-# strengths are swept, so that no method is judged at a point that suits another
-# the default method's way to read text, for those that would rather make targets nothing and keep only what is named
+# how the default method reads text, for methods that as published make targets nothing and keep only what is named
 SAME_TEXT: dict[str, float | str] = {"anchor": "nearest", "vocabulary": 2000}
+# strengths are swept, so that no method is judged at a point that suits another
 SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
     "none": ({},),
     "scapre": ({}, {"erasure_strength": 3}, {"erasure_strength": 10}, {"erasure_strength": 50}),
