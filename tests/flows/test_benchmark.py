@@ -8,9 +8,11 @@ import pytest
 
 from flows.arenas import CROWDS, Arena, build_arenas
 from flows.benchmark import BASE_METHOD, Bench, Contestant, Result, read_results
+from flows.commands.benchmark import SAME_TEXT
 from flows.judgement import load_detectors, load_pipeline
 from infra.reference import world
 from infra.settings import load_settings
+from scapre.methods import METHODS
 
 ARENAS = build_arenas()
 
@@ -36,6 +38,10 @@ def test_every_family_is_in_one_fold_and_its_look_alikes_are_told_in_one_arena_a
 def test_crowds_have_their_size_and_come_out_the_same_again():
     assert [len(ARENAS[f"crowd-{size}"].targets) for size in CROWDS] == list(CROWDS)
     assert build_arenas() == ARENAS
+
+
+def test_our_reading_of_text_in_the_sweep_is_the_default_methods():
+    assert SAME_TEXT.items() <= METHODS["scapre"].resolve({}).items()
 
 
 def test_a_crowd_drawn_again_has_other_targets_and_the_first_draw_stays():
