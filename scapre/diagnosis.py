@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scapre.concepts import word_keys
 from scapre.embeddings import BARE, PromptEncoder, fill
 from scapre.errors import InvalidConceptError
 from scapre.moments import Passage, Placed
@@ -135,5 +136,17 @@ def _warnings_of(placed: Placed, around: Sequence[Near], synonym_cosine: float) 
             f"{name}: {', '.join(close)} must survive but lies nearer than the encoder can be expected to tell apart "
             f"(cosine above {synonym_cosine:g}); expect residue or damage there, or make it an alias"
         )
+    for own in placed.concept.names:
+        if kept := [near.name for near in around if near.is_named and _begins_with(own, near.name)]:
+            yield (
+                f"{name}: {own!r} begins with {', '.join(map(repr, kept))}, which must survive and may keep it alive; "
+                "look at what is left of the target, or do not retain that name"
+            )
     if placed.anchor in {near.name for near in around if near.cosine > synonym_cosine}:
         yield f"{name}: its anchor {placed.anchor!r} is nearly the same text; name a more distant one"
+
+
+def _begins_with(name: str, other: str) -> bool:
+    """Whether `name` is `other` and more words."""
+    words, first = word_keys(name), word_keys(other)
+    return len(first) < len(words) and words[: len(first)] == first

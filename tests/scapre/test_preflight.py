@@ -58,6 +58,14 @@ def test_a_retained_name_nearly_the_same_is_warned_about(pipeline) -> None:
     assert not preflight(pipeline, Concept("cat"), synonym_cosine=1.0).warnings
 
 
+def test_a_retained_name_that_a_target_begins_with_is_warned_about(pipeline) -> None:
+    engine = Concept("fire engine", aliases=("fire truck",))
+    warnings = preflight(pipeline, engine, retain=("fire", "dog")).warnings
+    for name, warning in zip(engine.names, warnings, strict=True):
+        assert f"{name!r} begins with 'fire', which must survive" in warning
+    assert not preflight(pipeline, engine, retain=("engine", "fir")).warnings  # only whole first words count
+
+
 def deaf(pipeline):
     """Makes `horse` sound like `cat` to the encoder."""
     cat, horse = (pipeline.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("cat", "horse"))
