@@ -27,7 +27,7 @@ from scapre.embeddings import (
 from scapre.neighbours import NEAREST, Near, Neighbourhood, choose_anchor, find_neighbours
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
-"""Share of each group of retained text in K0, rescaled to 1 over the groups that are not empty."""
+"""Weight of each group of retained text in K0 while no more slots are named than found; see `Retained.shares`."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,20 @@ class Retained:
 
     @property
     def second_moment(self) -> Float[Tensor, "d_in d_in"]:
-        """K0: the mean of c cᵀ over retained slots, groups weighted by `GROUP_SHARES`."""
-        shares = {group: GROUP_SHARES[group] for group, count in self.counts.items() if count}
-        total = sum(shares.values())
+        """K0: the mean of c cᵀ over retained slots, groups weighted by `shares`."""
         return sum(
-            (share / total * self.sums[group] / self.counts[group] for group, share in shares.items()),
+            (share * self.sums[group] / self.counts[group] for group, share in self.shares.items()),
             start=torch.zeros_like(self.sums["general"]),
         )
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Share of each group that is not empty; no named slot counts less than a found one, however many are named."""
+        shares = {group: GROUP_SHARES[group] for group, count in self.counts.items() if count}
+        if {"named", "found"} <= shares.keys():
+            shares["named"] *= max(1.0, self.counts["named"] / self.counts["found"])
+        total = sum(shares.values())
+        return {group: share / total for group, share in shares.items()}
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,8 @@ def naive_weights(problem: Problem, floor: float = 0.0) -> Tensor:
 
 def naive_scapre(problem: Problem, *, ridge: float, kept: float, strength: float, alpha: Tensor) -> Tensor:
     retained = problem.statistics.retained
-    shares = {"named": 0.45, "found": 0.45, "general": 0.1}
     moment = torch.zeros(WIDTH, WIDTH, dtype=torch.float64)
-    for group, share in shares.items():
+    for group, share in retained.shares.items():
         for feature in retained.features[group]:
             moment += share / retained.counts[group] * torch.outer(feature, feature)
     gram = kept * moment + ridge * float(moment.trace()) / WIDTH * torch.eye(WIDTH, dtype=torch.float64)

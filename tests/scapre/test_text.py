@@ -18,7 +18,7 @@ from scapre.embeddings import (
     spread_templates,
     templates_of,
 )
-from scapre.moments import Reading, gather_statistics, read_text
+from scapre.moments import Reading, Retained, gather_statistics, read_text
 from scapre.neighbours import Near, choose_anchor
 from scapre.slots import EncodedPrompt, Run
 from scapre.vocabulary import everyday_names
@@ -217,6 +217,27 @@ def test_second_moment_is_a_mean_over_retained_slots(encoder) -> None:
     means = {group: torch.cat(parts).mT @ torch.cat(parts) / len(torch.cat(parts)) for group, parts in rows.items()}
     expected = (0.45 * means["named"] + 0.1 * means["general"]) / 0.55
     torch.testing.assert_close(statistics.retained.second_moment, expected)
+
+
+@pytest.mark.parametrize(
+    ("named", "found", "expected"), [(10, 10, 1.0), (10, 400, 40.0), (60, 20, 1.0), (2000, 10, 1.0)]
+)
+def test_no_named_slot_counts_less_than_a_found_one_and_few_count_more(named: int, found: int, expected: float) -> None:
+    shares = retained_of(named=named, found=found, general=4).shares
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["named"] / named == pytest.approx(expected * shares["found"] / found)
+
+
+def test_only_groups_with_text_have_a_share() -> None:
+    for named, found in ((0, 9), (9, 0)):
+        shares = retained_of(named=named, found=found, general=4).shares
+        assert shares == pytest.approx({"named" if named else "found": 0.45 / 0.55, "general": 0.1 / 0.55})
+    assert retained_of(named=0, found=0, general=4).shares == {"general": 1.0}
+
+
+def retained_of(**counts: int) -> Retained:
+    features = {group: torch.ones(count, 2, dtype=torch.float64) for group, count in counts.items()}
+    return Retained({group: rows.mT @ rows for group, rows in features.items()}, features, counts)
 
 
 def test_retained_names_appear_in_every_sentence_of_the_targets() -> None:
