@@ -28,6 +28,7 @@ SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
         {"retention_strength": 1},
         {"retention_strength": 10},
         SAME_TEXT,
+        {**SAME_TEXT, "erasure_strength": 0.3},
         {**SAME_TEXT, "erasure_strength": 0.1},
         {**SAME_TEXT, "retention_strength": 10},
     ),
