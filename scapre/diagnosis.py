@@ -119,8 +119,10 @@ def _same_texts(encoder: PromptEncoder, names: Collection[str]) -> dict[str, set
 
 
 def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -> Iterator[str]:
+    named = [(word_keys(name), name) for name in passage.named]
     for placed in passage.targets:
         yield from _warnings_of(placed, passage.near.around[placed.concept.name], synonym_cosine)
+        yield from _warnings_of_first_words(placed, named)
     retained = (prompt for prompts in passage.retained.values() for prompt in prompts)
     if cut := [prompt for prompt in retained if encoder[prompt].is_full]:
         yield f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}"
@@ -136,17 +138,15 @@ def _warnings_of(placed: Placed, around: Sequence[Near], synonym_cosine: float) 
             f"{name}: {', '.join(close)} must survive but lies nearer than the encoder can be expected to tell apart "
             f"(cosine above {synonym_cosine:g}); expect residue or damage there, or make it an alias"
         )
-    for own in placed.concept.names:
-        if kept := [near.name for near in around if near.is_named and _begins_with(own, near.name)]:
-            yield (
-                f"{name}: {own!r} begins with {', '.join(map(repr, kept))}, which must survive and may keep it alive; "
-                "look at what is left of the target, or do not retain that name"
-            )
     if placed.anchor in {near.name for near in around if near.cosine > synonym_cosine}:
         yield f"{name}: its anchor {placed.anchor!r} is nearly the same text; name a more distant one"
 
 
-def _begins_with(name: str, other: str) -> bool:
-    """Whether `name` is `other` and more words."""
-    words, first = word_keys(name), word_keys(other)
-    return len(first) < len(words) and words[: len(first)] == first
+def _warnings_of_first_words(placed: Placed, named: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[str]:
+    for own in placed.concept.names:
+        words = word_keys(own)  # those of what is named are read once: both lists may be thousands
+        if kept := [name for first, name in named if len(first) < len(words) and words[: len(first)] == first]:
+            yield (
+                f"{placed.concept.name}: {own!r} begins with {', '.join(map(repr, kept))}, which must survive and may "
+                "keep it alive; look at what is left of the target, or do not retain that name"
+            )
