@@ -77,6 +77,11 @@ class Passage:
     """Sentences of each group of retained text."""
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """Every retained name, named or found."""
+        return *self.named, *self.near.found
+
+    @property
     def aligned_prompts(self) -> Iterator[str]:
         """Every sentence that is aligned with another, slot by slot, padding included."""
         for placed in self.targets:
@@ -144,11 +149,21 @@ class Retained:
 
 
 @dataclass(frozen=True)
+class NameEnds:
+    """Where bare names end: one feature for each, the mean over text encoders that are read one after another."""
+
+    targets: Float[Tensor, "targets d_in"]
+    retained: Float[Tensor, "names d_in"]
+    """Names that somebody named or the engine found, and the empty prompt."""
+
+
+@dataclass(frozen=True)
 class Statistics:
     """Everything text tells the solvers."""
 
     targets: tuple[TargetSlots, ...]
     retained: Retained
+    ends: NameEnds
 
     def weighted(self, factors: Sequence[float]) -> "Statistics":
         """Returns the same with each target's ω multiplied by its factor."""
@@ -156,7 +171,7 @@ class Statistics:
             replace(target, weights=factor * target.weights)
             for target, factor in zip(self.targets, factors, strict=True)
         )
-        return Statistics(tuple(targets), self.retained)
+        return replace(self, targets=tuple(targets))
 
 
 def read_text(
@@ -230,7 +245,11 @@ def gather_statistics(
         features=rows,
         counts={group: len(features) for group, features in rows.items()},
     )
-    return Statistics(targets, retained)
+    ends = NameEnds(
+        _ends(encoder, [fill(BARE, placed.concept.name).text for placed in passage.targets], like=rows["general"]),
+        _ends(encoder, [EMPTY_PROMPT, *(fill(BARE, name).text for name in passage.kept)], like=rows["general"]),
+    )
+    return Statistics(targets, retained, ends)
 
 
 def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: bool) -> list[str]:
@@ -254,6 +273,14 @@ def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: 
         weights.append(torch.full((len(slots),), 1.0 / (len(slots) * len(pairs)), dtype=torch.float64, device=device))
     target, anchors, *neutrals = (torch.cat(parts).to(device, torch.float64) for parts in (features, *others))
     return TargetSlots(placed, target, anchors, torch.cat(weights), tuple(neutrals) or (anchors,))
+
+
+def _ends(
+    encoder: PromptEncoder, prompts: Sequence[str], *, like: Float[Tensor, "_ d_in"]
+) -> Float[Tensor, "prompts d_in"]:
+    encoded = [encoder[prompt] for prompt in prompts]
+    ends = [prompt.features[prompt.ends].to(like).mean(dim=0) for prompt in encoded]
+    return torch.stack(ends) if ends else like[:0]
 
 
 def _retained_rows(

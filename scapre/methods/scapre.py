@@ -33,6 +33,7 @@ from scapre.methods.base import (
     Solution,
     slot_moments,
 )
+from scapre.methods.reach import carry_equally
 from scapre.moments import target_batches
 
 HISTOGRAM_BINS = 10
@@ -44,9 +45,11 @@ DIALS: Mapping[str, Dial] = {
     ),
     "balance": Dial(
         "targets",
-        "η_k: targets divides η by each target's γ, so that all lose the same share; none by the mean γ of all targets",
-        choices=("targets", "none"),
+        "η_k: targets divides η by each target's γ, so that all alone would lose the same share; none by the mean γ; "
+        "answers then turns them up or down until each target's answer has gone `reach` of the way to another name's",
+        choices=("targets", "answers", "none"),
     ),
+    "reach": Dial(0.7, "p: where answers takes every target's answer, in company; 0 stays, 1 is another name's", 0, 1),
     "ridge": Dial(0.02, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),
@@ -146,14 +149,14 @@ def _solve_rows(
     statistics = problem.statistics
     is_shared = dials["row_weights"] != "per_target"
     factors = row_systems.compress_slots(regularizer, statistics.targets, rank=_rank(dials))
-    strengths = _strengths(factors.gains, dials)
+    strengths, told = _balanced(problem, regularizer, _strengths(factors.gains, dials), dials)
     if is_shared:
         if dials["rank"] == "auto":
             gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
         else:
             gram, shift = factors.weighted(strengths).moments()
         delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
-        return delta, {}
+        return delta, told
     factors = factors.weighted(strengths)  # rather than α: what all rows share is solved at once
     targets, rank, width = factors.features.shape
     chosen = dials["own_directions"]
@@ -164,7 +167,20 @@ def _solve_rows(
         "solver_error": solution.error,
         "solver_iterations": solution.iterations,
     }
-    return solution.delta, precision
+    return solution.delta, {**told, **precision}
+
+
+def _balanced(
+    problem: Problem, regularizer: solver.Regularizer, strengths: Float[Tensor, " targets"], dials: Dials
+) -> tuple[Float[Tensor, " targets"], dict[str, Any]]:
+    """Returns the strengths to solve with, and how far they take each target if the dials ask for that."""
+    if dials["balance"] != "answers":
+        return strengths, {}
+    found = carry_equally(
+        problem.base.mT @ problem.base, regularizer, problem.statistics, start=strengths, aim=float(dials["reach"])
+    )
+    names = [target.name for target in problem.statistics.targets]
+    return found.strengths, {"answers_gone": dict(zip(names, found.gone.tolist(), strict=True))}
 
 
 def _rank(dials: Dials) -> int:
@@ -173,7 +189,7 @@ def _rank(dials: Dials) -> int:
 
 def _strengths(gains: Float[Tensor, " targets"], dials: Dials) -> Float[Tensor, " targets"]:
     """Returns η_k; 0 for a target without any feature, which has nothing to lose."""
-    units = gains if dials["balance"] == "targets" else gains.mean().expand_as(gains)
+    units = gains.mean().expand_as(gains) if dials["balance"] == "none" else gains
     return torch.where(units > 0, float(dials["erasure_strength"]) / units, 0.0)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre.concepts import Concept
-from scapre.moments import Placed, Retained, Statistics, TargetSlots
+from scapre.moments import NameEnds, Placed, Retained, Statistics, TargetSlots
 from scapre.neighbours import Near
 
 FEATURE_NORM = 27.0
@@ -116,4 +116,5 @@ def synthetic_statistics(text: SyntheticText) -> Statistics:
         features=groups,
         counts={group: len(features) for group, features in groups.items()},
     )
-    return Statistics(targets, retained)
+    ends = NameEnds(text.targets[:, -1], torch.cat([text.general[-1:], text.neutrals[:, -1]]))
+    return Statistics(targets, retained, ends)

@@ -1,5 +1,6 @@
 """What every method promises; and ScaPre as printed and as released against their formulas, written out in loops."""
 
+import dataclasses
 import math
 
 import pytest
@@ -12,7 +13,6 @@ from scapre import decoupler
 from scapre.geometry import align_geometry
 from scapre.methods import METHODS, Problem, find_method, released
 from scapre.methods.base import READING_DIALS
-from scapre.moments import Statistics
 from tests.scapre.problems import ROWS, WIDTH, assert_close, each_slot, problem_of, solve
 
 
@@ -31,7 +31,10 @@ def test_strength_zero_no_change(method: str) -> None:
 def test_order_of_targets_is_irrelevant(method: str) -> None:
     problem = problem_of()
     statistics = problem.statistics
-    turned = Problem(problem.base, problem.parts, Statistics(statistics.targets[::-1], statistics.retained))
+    ends = dataclasses.replace(statistics.ends, targets=statistics.ends.targets.flip(0))
+    turned = Problem(
+        problem.base, problem.parts, dataclasses.replace(statistics, targets=statistics.targets[::-1], ends=ends)
+    )
     dials = {"noise": 0} if method == "scapre-released" else {}  # its noise is drawn target by target
     assert_close(solve(turned, method, **dials).delta, solve(problem, method, **dials).delta, 1e-8)
 
@@ -224,6 +227,6 @@ def test_released_noise_comes_from_its_seed_alone() -> None:
 def test_released_ignores_what_is_retained() -> None:
     problem = problem_of()
     emptied = Problem(problem.base, problem.parts, problem_of(found=0).statistics)
-    statistics = Statistics(problem.statistics.targets, emptied.statistics.retained)
+    statistics = dataclasses.replace(problem.statistics, retained=emptied.statistics.retained)
     without = solve(Problem(problem.base, problem.parts, statistics), "scapre-released").delta
     assert torch.equal(without, solve(problem, "scapre-released").delta)

@@ -15,7 +15,7 @@ from scapre import geometry, row_systems
 from scapre.decoupler import HALF_INFORMATION
 from scapre.methods import Problem, find_method
 from scapre.methods.scapre import row_weights
-from scapre.moments import GROUP_SHARES, Statistics
+from scapre.moments import GROUP_SHARES
 from tests.scapre.problems import ROWS, WIDTH, assert_close, naive_rows, problem_of, solve
 
 LN2 = math.log(2.0)
@@ -94,7 +94,7 @@ def solve_weights(problem: Problem) -> Tensor:
 
 def with_targets(problem: Problem, change: Callable) -> Problem:
     targets = tuple(change(target) for target in problem.statistics.targets)
-    statistics = Statistics(targets, problem.statistics.retained)
+    statistics = dataclasses.replace(problem.statistics, targets=targets)
     return Problem(problem.base, problem.parts, statistics)
 
 
@@ -107,7 +107,7 @@ def other_retained(problem: Problem) -> Problem:
     turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(9), dtype=torch.float64)).Q
     retained = problem.statistics.retained
     turned = dataclasses.replace(retained, sums={group: turn @ s @ turn.mT for group, s in retained.sums.items()})
-    statistics = Statistics(problem.statistics.targets, turned)
+    statistics = dataclasses.replace(problem.statistics, retained=turned)
     return Problem(problem.base, problem.parts, statistics)
 
 
@@ -173,7 +173,7 @@ def test_every_target_keeps_the_same_share_however_much_of_it_is_retained(every_
         problem,
         lambda t: dataclasses.replace(t, features=next(slots), anchors=axes[2:3], neutrals=(axes[3:4],), weights=one),
     ).statistics.targets
-    problem = Problem(problem.base, problem.parts, Statistics(targets, retained))
+    problem = Problem(problem.base, problem.parts, dataclasses.replace(problem.statistics, targets=targets, retained=retained))
     wanted = problem.base[:, :2] - problem.base[:, 2:3]
 
     def kept(**dials: float | str) -> Tensor:

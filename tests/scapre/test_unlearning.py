@@ -135,7 +135,7 @@ def test_two_processes_write_the_same_bytes(checkpoint: Path, tmp_path: Path) ->
     ("dial", "values"),
     [
         ("erasure_strength", (0.1, 1.0)),
-        ("balance", ("targets", "none")),
+        ("balance", ("targets", "answers", "none")),
         ("ridge", (0.01, 0.1)),
         ("retention_strength", (0.5, 1.0)),
         ("conflict_strength", (0.0, 0.5)),
