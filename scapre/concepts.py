@@ -43,9 +43,13 @@ class Concept:
             )
         if isinstance(self.aliases, str):
             raise InvalidConceptError(f"concept {self.name!r}: expected aliases as a sequence of names, found one text")
+        if not isinstance(self.aliases, Iterable):
+            raise InvalidConceptError(f"concept {self.name!r}: expected aliases as a sequence, found {self.aliases!r}")
+        # a plural or a hyphen is another text to the encoder: each spelling given is forgotten
         aliases = {_clean_name(alias, f"alias of {self.name!r}") for alias in self.aliases}
-        distinct = {name_key(alias): alias for alias in sorted(aliases) if name_key(alias) != name_key(self.name)}
-        object.__setattr__(self, "aliases", tuple(sorted(distinct.values())))
+        object.__setattr__(self, "aliases", tuple(sorted(aliases - {self.name})))
+        if self.anchor is not None and not isinstance(self.anchor, str):
+            raise InvalidConceptError(f"concept {self.name!r}: expected a text as anchor, found {self.anchor!r}")
         if self.anchor is not None:
             anchor = _clean_name(self.anchor, f"anchor of {self.name!r}") if self.anchor.strip() else ""
             object.__setattr__(self, "anchor", anchor)

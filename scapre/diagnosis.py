@@ -79,6 +79,12 @@ def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
     for placed in passage.targets:
         for name in placed.concept.names:
             _refuse_same_name(placed, name, same[name], owners=owners, kept=passage.named)
+        for forgotten in sorted(same.get(placed.anchor, set()) & owners.keys()):
+            if any(other is not placed for other in owners[forgotten]):
+                raise InvalidConceptError(
+                    f"target {placed.concept.name!r} would become {placed.anchor!r}, which is to be forgotten as well: "
+                    "the prompt for the one would draw the other; name an anchor that stays"
+                )
 
 
 def _refuse_same_name(

@@ -70,6 +70,7 @@ class Edit:
 
         Raises:
             BaseMismatchError: the pipeline's weights are not the base of this edit; nothing was changed.
+            CheckpointError: the edit's own record of what it makes of the base is wrong; nothing was changed.
         """
         base = read_pipeline(pipeline)
         if base.digest != self.base_digest:
@@ -77,7 +78,7 @@ class Edit:
                 f"expected a base with digest {self.base_digest}, found {base.digest}; "
                 "load the pristine base in its own precision, or compute the edit for this one"
             )
-        self._flip(base)
+        self._flip(base, expected=self.edited_digest)
 
     def revert(self, pipeline: Any) -> None:
         """Takes the edit off `pipeline`, in place: the base's exact bits come back.
@@ -91,7 +92,7 @@ class Edit:
                 f"expected a model that wears this edit, digest {self.edited_digest}, found {worn.digest}; "
                 "revert what was applied after it first, or reload the base"
             )
-        self._flip(worn)
+        self._flip(worn, expected=self.base_digest)
 
     def flip(self, name: str, weight: Tensor) -> Tensor:
         """Returns the weight of projection `name` with the change put on (or taken off: it is its own inverse)."""
@@ -149,8 +150,13 @@ class Edit:
             raise CheckpointError(f"{path}: expected digest {expected}, found {edit.digest}; the file was altered")
         return edit
 
-    def _flip(self, model: BaseModel) -> None:
+    def _flip(self, model: BaseModel, *, expected: str) -> None:
         flipped = {name: self.flip(name, model.projections[name]) for name in self.changes}
+        digests = {name: tensor_digest(weight) for name, weight in flipped.items()}
+        if (found := combined_digest({**model.tensor_digests, **digests})) != expected:
+            raise CheckpointError(
+                f"expected weights with digest {expected}, found {found}; the edit's file was altered"
+            )
         with torch.no_grad():
             for name, weight in flipped.items():
                 model.projections[name].copy_(weight)
@@ -169,7 +175,7 @@ def build_edit(
         held, delta = weight.detach(), deltas[name]
         edited = (held.double() + delta).to(held.dtype)
         edited = torch.where((delta != 0).any(dim=1, keepdim=True), edited, held)  # -0.0 + 0.0 would lose its sign bit
-        if not bool(torch.isfinite(edited).all()):
+        if not bool(torch.isfinite(edited.float()).all()):  # float8 has no test of its own
             raise SingularSystemError(f"{name}: not finite in {held.dtype}; raise ridge or lower erasure_strength")
         bits = _SAME_WIDTH[held.element_size()]
         changes[name] = (held.contiguous().view(bits) ^ edited.contiguous().view(bits)).cpu()

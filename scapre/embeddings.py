@@ -164,14 +164,14 @@ def _is_on_cpu(text: TextSource) -> bool:
 @contextmanager
 def _evaluating(modules: Iterable[nn.Module]) -> Generator[None]:
     """Runs the block with the modules in evaluation mode, each afterwards as it was."""
-    were_training = [(module, module.training) for module in modules]
+    were_training = [(module, module.training) for whole in modules for module in whole.modules()]
     for module, _ in were_training:
-        module.eval()
+        module.training = False
     try:
         yield
     finally:
         for module, was_training in were_training:
-            module.train(was_training)
+            module.training = was_training
 
 
 def fill(template: str, name: str) -> ConceptPrompt:

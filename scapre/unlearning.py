@@ -44,7 +44,7 @@ def unlearn(
     method: str = "scapre",
     *,
     withheld: Sequence[str] = (),
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     **dials: DialValue,
 ) -> Edit:
     """Returns the edit that makes a model forget `concepts`; the model itself is not changed.
@@ -104,7 +104,7 @@ def preflight(
     method: str = "scapre",
     *,
     withheld: Sequence[str] = (),
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     **dials: DialValue,
 ) -> Preflight:
     """Returns what `unlearn` would do, as far as text can tell: anchors, names at risk, warnings.
@@ -119,11 +119,11 @@ def preflight(
 
 
 @contextlib.contextmanager
-def _open_cache(file: Path | None, base: BaseModel) -> Generator[FeatureCache | None]:
+def _open_cache(file: Path | str | None, base: BaseModel) -> Generator[FeatureCache | None]:
     if file is None:
         yield None
         return
-    with contextlib.closing(FeatureCache(file, base)) as cache:
+    with contextlib.closing(FeatureCache(Path(file), base)) as cache:
         yield cache
 
 

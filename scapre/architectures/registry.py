@@ -74,3 +74,13 @@ def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:
             f"expected plain linear projections, found {len(wrapped)} wrapped ones, the first {wrapped[0]!r}; "
             "unload or fuse adapters first (pipeline.unload_lora_weights() or pipeline.fuse_lora())"
         )
+    if copied := [
+        name
+        for name, module in denoiser.named_modules()
+        if "Fused" in type(getattr(module, "processor", None)).__name__  # unfusing takes the processor away, no flag
+        and any(projection.search(f"{name}.{child}") for child, _ in module.named_children())
+    ]:
+        raise UnsupportedArchitectureError(
+            f"expected projections that the model computes with, found fused copies of them in {len(copied)} modules, "
+            f"the first {copied[0]!r}; an edit would change no picture: call unfuse_qkv_projections() first"
+        )

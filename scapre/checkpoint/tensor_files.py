@@ -168,13 +168,28 @@ def write_tensors(file: Path, tensors: Mapping[str, NewTensor], metadata: Mappin
         os.fsync(opened.fileno())
 
 
+def everything_in(folder: Path) -> list[Path]:
+    """Returns every file and folder below `folder`, in order, those behind links to folders among them.
+
+    Raises:
+        CheckpointError: a link leads back into a folder that holds it.
+    """
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if looped := [name for name in folders if here.resolve().is_relative_to((here / name).resolve())]:
+            raise CheckpointError(f"expected a folder without loops, found the link {here / looped[0]}; remove it")
+        found += [here / name for name in (*folders, *files)]
+    return sorted(found)
+
+
 def refuse_pickles(path: Path) -> None:
     """Checks that the file, or every file in the folder, is no pickle.
 
     Raises:
         CheckpointError: one is; opening it could run any code.
     """
-    files = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
+    files = [found for found in everything_in(path) if found.is_file()] if path.is_dir() else [path]
     pickles = [file for file in files if file.suffix.lower() in PICKLE_SUFFIXES or is_pickle(file)]
     if pickles:
         first = pickles[0].relative_to(path) if path.is_dir() else pickles[0].name

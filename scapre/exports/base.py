@@ -33,5 +33,6 @@ def check_apart(source: Path, target: Path) -> None:
     Raises:
         CheckpointError: one is, or lies in, the other.
     """
-    if target.is_relative_to(source) or source.is_relative_to(target):
+    real_source, real_target = source.resolve(), target.resolve()  # links and .. may lead from one into the other
+    if real_target.is_relative_to(real_source) or real_source.is_relative_to(real_target):
         raise CheckpointError(f"expected a place outside of the checkpoint {source}, found {target}; choose another")

@@ -2,7 +2,9 @@
 
 Guarantees:
     1. Only the bytes of edited tensors change; headers, order and other tensors stay as they are.
-    2. Files without edited tensors are hard-linked where the file system allows it, copied otherwise.
+    2. Files without edited tensors are hard-linked where the file system allows it, copied otherwise: base and copy
+       share them, so write to neither in place.
+    3. No other copy of the weights that were edited comes along.
 """
 
 import os
@@ -10,11 +12,15 @@ import shutil
 from pathlib import Path
 
 from scapre.checkpoint import CheckpointInfo, inspect_checkpoint
-from scapre.checkpoint.tensor_files import flip_bits
+from scapre.checkpoint.folder import DENOISER_STEM, weight_files
+from scapre.checkpoint.tensor_files import everything_in, flip_bits
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
 from scapre.exports.base import changed_names, check_apart, read_own_base
 from scapre.writing import flush, new_folder, refuse_existing
+
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".onnx", ".msgpack", ".h5", ".gguf"})
+"""Files in which programs look for weights; pickles are refused before."""
 
 
 def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
@@ -22,7 +28,8 @@ def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: boo
 
     Raises:
         BaseMismatchError: the checkpoint is not the base of the edit.
-        CheckpointError: `out` exists, or cannot be written; nothing is left behind.
+        CheckpointError: the folder holds its denoiser twice, or `out` exists or cannot be written.
+            Nothing is left behind.
     """
     source, target = Path(checkpoint).resolve(), Path(out).absolute()
     check_apart(source, target)
@@ -30,16 +37,29 @@ def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: boo
         raise CheckpointError(f"expected a folder to merge, found the file {source}; export it as a single file")
     refuse_existing(target, overwrite=overwrite)
     info = inspect_checkpoint(source)
+    _refuse_other_copies(info)
     read_own_base(edit, info)
     with new_folder(target, overwrite=overwrite) as building:
         _copy_tree(info, edit, building)
     return target
 
 
+def _refuse_other_copies(info: CheckpointInfo) -> None:
+    """Checks that nobody finds the weights as they were in the merged folder: as a variant, or as a single file."""
+    denoiser = info.path / info.adapter.denoiser
+    own = weight_files(denoiser, DENOISER_STEM)
+    for place in (info.path, denoiser):
+        if others := [f for f in sorted(place.iterdir()) if f.suffix.lower() in WEIGHT_SUFFIXES and f not in own]:
+            raise CheckpointError(
+                f"expected one copy of the denoiser's weights, found {others[0].relative_to(info.path)} as well "
+                f"({len(others)} in all), which would stay as it is; remove it, or merge a copy without it"
+            )
+
+
 def _copy_tree(info: CheckpointInfo, edit: Edit, building: Path) -> None:
     changed = changed_names(edit)
     rewritten = {info.files[name] for name in changed}
-    for original in sorted(info.path.rglob("*")):
+    for original in everything_in(info.path):
         copy = building / original.relative_to(info.path)
         if original.is_dir():
             copy.mkdir(parents=True, exist_ok=True)

@@ -303,3 +303,13 @@ def test_unets_that_read_text_by_another_way_are_refused() -> None:
     pipeline.unet.register_to_config(encoder_hid_dim=8)
     with pytest.raises(UnsupportedArchitectureError, match="encoder_hid_dim None, found 8"):
         scapre.unlearn(pipeline, [Concept("cat")])
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-1", "stable-diffusion-xl"])
+def test_projections_the_model_does_not_compute_with_are_refused(family: str) -> None:
+    pipeline = build(family)
+    pipeline.fuse_qkv_projections()
+    with pytest.raises(UnsupportedArchitectureError, match=r"fused copies.*call unfuse_qkv_projections\(\) first"):
+        scapre.unlearn(pipeline, [Concept("cat")])
+    pipeline.unfuse_qkv_projections()
+    scapre.unlearn(pipeline, [Concept("cat")])  # the control

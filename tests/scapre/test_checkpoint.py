@@ -356,3 +356,30 @@ def test_what_cannot_be_handled_is_refused_and_nothing_is_written(
 def test_a_path_without_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a folder in diffusers' layout or a safetensors file"):
         scapre.inspect_checkpoint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("stray", ["unet/diffusion_pytorch_model.fp16.safetensors", "sd_xl.safetensors"])
+def test_merge_passes_on_no_unedited_copy(checkpoint: Path, edit: Edit, tmp_path: Path, stray: str) -> None:
+    shutil.copyfile(checkpoint / UNET, checkpoint / stray)
+    with pytest.raises(CheckpointError, match=rf"found {re.escape(stray)} as well \(1 in all\)"):
+        scapre.merge(edit, checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (checkpoint / stray).unlink()
+    scapre.merge(edit, checkpoint, tmp_path / "out")  # the control
+
+
+def test_folders_behind_links_are_merged_and_searched_for_pickles(
+    checkpoint: Path, edit: Edit, tmp_path: Path
+) -> None:
+    plain = contents(scapre.merge(edit, checkpoint, tmp_path / "plain"))
+    for component in ("unet", "tokenizer"):
+        (checkpoint / component).rename(tmp_path / component)
+        (checkpoint / component).symlink_to(tmp_path / component)
+    assert contents(scapre.merge(edit, checkpoint, tmp_path / "linked")) == plain
+    (tmp_path / "tokenizer" / "evil.bin").touch()
+    with pytest.raises(CheckpointError, match=r"pickle tokenizer/evil\.bin"):
+        scapre.unlearn(checkpoint, [Concept("cat")], vocabulary=0)
+    (tmp_path / "tokenizer" / "evil.bin").unlink()
+    (checkpoint / "vae" / "again").symlink_to(checkpoint)
+    with pytest.raises(CheckpointError, match=r"without loops, found the link .*again"):
+        scapre.unlearn(checkpoint, [Concept("cat")], vocabulary=0)

@@ -1,5 +1,6 @@
 """Put on, taken off, saved, loaded: bit for bit."""
 
+import dataclasses
 import json
 from functools import cache
 from pathlib import Path
@@ -191,3 +192,13 @@ def test_a_file_without_the_header_of_an_edit_is_refused(pipeline, tmp_path: Pat
     save_file(changes, tmp_path / "edit.safetensors", {"scapre": header})
     with pytest.raises(CheckpointError, match=r"edit of format 1|header of an edit"):
         Edit.load(tmp_path / "edit.safetensors")
+
+
+def test_an_edit_that_would_not_make_what_it_says_is_refused_before_anything_changes(pipeline) -> None:
+    edit, before = unlearn(pipeline), bits(pipeline)
+    wrong = dataclasses.replace(edit, edited_digest="sha256:" + "0" * 64)
+    with pytest.raises(CheckpointError, match="altered"):
+        wrong.apply(pipeline)
+    assert bits(pipeline) == before
+    edit.apply(pipeline)  # the control
+    assert bits(pipeline) != before

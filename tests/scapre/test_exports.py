@@ -426,3 +426,17 @@ def test_places_of_the_wrong_kind_are_refused(checkpoint: Path, tmp_path: Path) 
     file = scapre.export_single_file(edit, checkpoint, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="export it as a single file"):
         scapre.merge(edit, file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", sorted(EXPORTS))
+def test_no_way_round_leads_into_the_base(checkpoint: Path, tmp_path: Path, kind: str, monkeypatch) -> None:
+    edit = unlearn(checkpoint)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "work")
+    before = {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
+    for way in ("../base", "../base/inside", str(tmp_path / "alias" / "base"), str(tmp_path / "alias" / "base" / "x")):
+        with pytest.raises(CheckpointError, match="outside of the checkpoint"):
+            EXPORTS[kind](edit, checkpoint, way, overwrite=True)
+    assert {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()} == before
+    EXPORTS[kind](edit, checkpoint, "../apart")  # the control

@@ -173,7 +173,9 @@ def test_every_target_keeps_the_same_share_however_much_of_it_is_retained(every_
         problem,
         lambda t: dataclasses.replace(t, features=next(slots), anchors=axes[2:3], neutrals=(axes[3:4],), weights=one),
     ).statistics.targets
-    problem = Problem(problem.base, problem.parts, dataclasses.replace(problem.statistics, targets=targets, retained=retained))
+    problem = Problem(
+        problem.base, problem.parts, dataclasses.replace(problem.statistics, targets=targets, retained=retained)
+    )
     wanted = problem.base[:, :2] - problem.base[:, 2:3]
 
     def kept(**dials: float | str) -> Tensor:

@@ -73,3 +73,12 @@ def deaf(pipeline):
     with torch.no_grad():
         table[horse] = table[cat]
     return pipeline
+
+
+def test_an_anchor_that_is_to_be_forgotten_as_well_is_refused(pipeline) -> None:
+    cat, dog = Concept("cat", anchor="dog"), Concept("dog", aliases=("hound",), anchor="horse")
+    with pytest.raises(InvalidConceptError, match="'cat' would become 'dog', which is to be forgotten as well"):
+        scapre.preflight(pipeline, [cat, dog], vocabulary=0)
+    with pytest.raises(InvalidConceptError, match="'cat' would become 'hound'"):
+        scapre.preflight(pipeline, [Concept("cat", anchor="hound"), dog], vocabulary=0)
+    scapre.preflight(pipeline, [cat], vocabulary=0)  # the control

@@ -110,11 +110,13 @@ def test_number_of_threads_is_irrelevant_and_restored(pipeline, row_weights: str
 
 def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:
     pipeline.text_encoder.train()
+    frozen = next(pipeline.text_encoder.children()).eval()
     state, before = torch.get_rng_state(), scapre.base_digest(pipeline)
     unlearn(pipeline)
     assert torch.equal(torch.get_rng_state(), state)
     assert scapre.base_digest(pipeline) == before
     assert pipeline.text_encoder.training
+    assert not frozen.training
 
 
 def test_two_processes_write_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
