@@ -73,15 +73,21 @@ app.add_typer(packs.app, name="packs")
 app.add_typer(evidence.app, name="evidence")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("scapre"))
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(version_of("scapre"))
-        raise typer.Exit
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:

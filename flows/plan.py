@@ -10,7 +10,6 @@ import rfc8785
 
 from flows.errors import BadRequestError
 from flows.requests import Subject, TakedownRequest
-from scapre.methods import find_method
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,8 @@ def make_plan(
         BadRequestError: No request is active, or one request retains what another takes down.
         DialError: Unknown method or dial, or a value out of range.
     """
+    from scapre.methods import find_method  # torch: the command line's own help must not wait for it
+
     chosen = {request_id: request for request_id, request in sorted(requests.items()) if request.base == base}
     if not chosen:
         raise BadRequestError(
@@ -83,7 +84,11 @@ def make_plan(
         )
     subjects = union(chosen)
     targets = {name.casefold() for subject in subjects for name in (subject.concept, *subject.aliases)}
-    # A concept that one request takes down is no longer anybody's to retain.
+    # A concept that one request takes down is no longer anybody's to retain, nor what another becomes.
+    subjects = tuple(
+        subject.model_copy(update={"anchor": None}) if (subject.anchor or "").casefold() in targets else subject
+        for subject in subjects
+    )
     retain = {name for request in chosen.values() for name in request.retain if name.casefold() not in targets}
     return Plan(
         base=base,

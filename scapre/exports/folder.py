@@ -2,8 +2,8 @@
 
 Guarantees:
     1. Only the bytes of edited tensors change; headers, order and other tensors stay as they are.
-    2. Files without edited tensors are hard-linked where the file system allows it, copied otherwise: base and copy
-       share them, so write to neither in place.
+    2. Weight files without edited tensors are hard-linked where the file system allows it: base and copy share them,
+       so write to neither in place. Everything else is copied.
     3. No other copy of the weights that were edited comes along.
 """
 
@@ -69,8 +69,11 @@ def _copy_tree(info: CheckpointInfo, edit: Edit, building: Path) -> None:
             shutil.copyfile(original, copy)
             own = [name for name in changed if info.files[name] == original]
             flip_bits(copy, {info.stored_names[name]: edit.changes[name] for name in own})
-        else:
+        elif original.suffix in WEIGHT_SUFFIXES:
             _link_or_copy(original.resolve(), copy)
+        else:  # configurations are small, and people change them in place
+            shutil.copyfile(original, copy)
+            flush(copy)
     for folder in sorted((p for p in building.rglob("*") if p.is_dir()), reverse=True):
         flush(folder)
     flush(building)

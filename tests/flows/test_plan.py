@@ -45,6 +45,17 @@ def test_what_one_request_takes_down_no_other_retains():
     assert made.retain == ("lion",)
 
 
+def test_what_one_request_takes_down_no_other_becomes():
+    def become(anchor: str):
+        asked = request("tiger")
+        return asked.model_copy(
+            update={"subjects": tuple(s.model_copy(update={"anchor": anchor}) for s in asked.subjects)}
+        )
+
+    assert [s.anchor for s in plan(become("Rose"), request("rose")).subjects] == [None, None]
+    assert plan(become("Rose"), request("violin")).subjects[0].anchor == "Rose"  # the control
+
+
 def test_the_key_does_not_depend_on_the_order_of_requests():
     first, second = request("tiger"), request("rose")
     assert plan(first, second).key == plan(second, first).key
