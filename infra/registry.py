@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.errors import NotFoundError, StaleChampionError
+import tenacity
+
+from infra.errors import NotFoundError, StaleChampionError, TransientFailure
 from infra.locks import HeldLock
 from infra.tracking import TrackedRun, sorted_failures
 
@@ -229,6 +231,12 @@ class Registry:
             return {}
         return {alias: str(version) for alias, version in model.aliases.items()}
 
+    @tenacity.retry(  # two who set a new alias at once: the second breaks a constraint, and finds it there next time
+        retry=tenacity.retry_if_exception_type(TransientFailure),
+        stop=tenacity.stop_after_attempt(5),
+        wait=tenacity.wait_random_exponential(multiplier=0.05, max=1.0),
+        reraise=True,
+    )
     def _point(self, alias: str, version: str | None) -> None:
         with sorted_failures(f"alias {alias} of {self.model_name}"):
             if version is None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from infra.errors import LockHeldError, NotFoundError, StaleChampionError
+from infra.errors import LockHeldError, NotFoundError, StaleChampionError, TransientFailure
 from infra.locks import HeldLock, acquire_lock, hold_lock
 from infra.registry import ModelVersion, Registry
 
@@ -209,3 +209,28 @@ def test_runs_that_a_killed_process_left_are_discarded(registry: Registry):
     assert registry.discard_runs("discarding", tag="scapre.key", value="k1") == []
     assert registry.discard_runs("no such experiment", tag="scapre.key", value="k1") == []
     assert len(registry.discard_runs("discarding", tag="scapre.key", value="k2")) == 1
+
+
+@pytest.mark.parametrize(("refused", "is_settled"), [(1, True), (99, False)])
+def test_two_who_point_a_new_alias_at_once_both_succeed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, refused: int, is_settled: bool
+):
+    from mlflow.exceptions import MlflowException
+
+    client, calls = registry._client, []
+    real = client.set_registered_model_alias
+
+    def late(*arguments: str) -> None:
+        calls.append(arguments)
+        if len(calls) <= refused:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: registered_model_aliases.alias")
+        real(*arguments)
+
+    monkeypatch.setattr(client, "set_registered_model_alias", late)
+    if is_settled:
+        register(registry, 1)
+        assert numbers(registry) == (None, None, "1")
+        assert len(calls) == refused + 1
+    else:
+        with pytest.raises(TransientFailure, match="UNIQUE"):
+            register(registry, 1)
