@@ -1,31 +1,37 @@
 """Same bytes whatever the number of threads; and a clock that stays out of them."""
 
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 
-_allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
+_one_at_a_time = threading.RLock()
+_outside: list[int] = []
+"""Threads torch had before the outermost open block; empty when none is open."""
 
 
 @contextmanager
 def single_threaded() -> Generator[None]:
-    """Runs the block with one CPU thread, since how BLAS splits a sum over threads changes its last bits."""
-    threads = torch.get_num_threads()
-    outermost = _allowed.set(allowed_threads())
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        _allowed.reset(outermost)
+    """Runs the block with one CPU thread, since how BLAS splits a sum over threads changes its last bits.
+
+    BLAS has one number of threads for the whole process, so blocks of several Python threads wait for one another.
+    """
+    wanted = allowed_threads()  # before waiting: a thread that torch meets during another's block starts with one
+    with _one_at_a_time:
+        _outside.append(wanted)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            _outside.pop()
+            torch.set_num_threads(1 if _outside else wanted)
 
 
 def allowed_threads() -> int:
     """Returns how many threads torch may use outside of any `single_threaded` block, for work in independent parts."""
-    return _allowed.get() or torch.get_num_threads()
+    return _outside[0] if _outside else torch.get_num_threads()
 
 
 class Stopwatch:

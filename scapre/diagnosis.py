@@ -7,6 +7,7 @@ Guarantees:
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from scapre.neighbours import Near
 SAME_TEXT = 1e-5
 """Relative distance of two features below which they are one text to the encoder (float32 rounding is 1e-6)."""
 AT_RISK_SHOWN = 20
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,31 @@ def examine(encoder: PromptEncoder, passage: Passage, *, synonym_cosine: float) 
     """Returns what the passage says of the edit to come.
 
     Raises:
-        InvalidConceptError: two names that must be treated differently are one text to the encoder.
+        InvalidConceptError: two names that must be treated differently are one text to the encoder, or the tokenizer
+            has no word for one.
     """
+    _refuse_unknown_words(encoder, passage)
     _refuse_same_text(encoder, passage)
-    near = [AtRisk(one.name, target, one.cosine) for target, around in passage.near.around.items() for one in around]
-    at_risk = sorted(near, key=lambda one: (-one.cosine, one.name, one.target))[:AT_RISK_SHOWN]
     return Preflight(
         anchors={placed.concept.name: placed.anchor for placed in passage.targets},
-        at_risk=tuple(at_risk),
+        at_risk=tuple(AtRisk(one.name, target, one.cosine) for target, one in passage.near.nearest(AT_RISK_SHOWN)),
         retain_named=passage.named,
         retain_found=passage.near.found,
         synonyms_left_out=passage.near.synonyms,
         strangers_left_out=passage.strangers,
         warnings=tuple(_warnings(encoder, passage, synonym_cosine)),
     )
+
+
+def _refuse_unknown_words(encoder: PromptEncoder, passage: Passage) -> None:
+    for placed in passage.targets:
+        for what, name in [("target", name) for name in placed.concept.names] + [("anchor", placed.anchor)]:
+            if not encoder.knows(name):
+                raise InvalidConceptError(
+                    f"{what} {name!r}: expected words that the tokenizers know, found some that one of them reads "
+                    "like every other word it does not know, so that all of them would change; write the name in "
+                    "letters it knows"
+                )
 
 
 def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
@@ -127,24 +140,34 @@ def _same_texts(encoder: PromptEncoder, names: Collection[str]) -> dict[str, set
 def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -> Iterator[str]:
     named = [(word_keys(name), name) for name in passage.named]
     for placed in passage.targets:
-        yield from _warnings_of(placed, passage.near.around[placed.concept.name], synonym_cosine)
+        close = takewhile(lambda near: near.cosine > synonym_cosine, passage.near.around(placed.concept.name))
+        yield from _warnings_of(placed, list(close), synonym_cosine)
         yield from _warnings_of_first_words(placed, named)
+    found = frozenset(passage.near.found)
+    if guessed := [placed for placed in passage.targets if placed.concept.anchor is None and placed.anchor in found]:
+        shown = ", ".join(f"{placed.concept.name!r} becomes {placed.anchor!r}" for placed in guessed[:NAMES_SHOWN])
+        yield (
+            f"the engine chose what {len(guessed)} targets become among names that nobody vouches for ({shown}); where "
+            "the model does not know such a name, the target may survive in it: name what must survive, or an anchor"
+        )
+    if unknown := [name for name in passage.named if not encoder.knows(name)]:
+        shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
+        yield f"{len(unknown)} retained names ({shown}) hold words that a tokenizer reads all alike, as unknown"
     retained = (prompt for prompts in passage.retained.values() for prompt in prompts)
     if cut := [prompt for prompt in retained if encoder[prompt].is_full]:
         yield f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}"
 
 
-def _warnings_of(placed: Placed, around: Sequence[Near], synonym_cosine: float) -> Iterator[str]:
+def _warnings_of(placed: Placed, close: Sequence[Near], synonym_cosine: float) -> Iterator[str]:
     name = placed.concept.name
     if not placed.neighbours:
         yield f"{name}: nothing is retained, so relevance is measured against the anchor"
-    close = [near.name for near in around if near.is_named and near.cosine > synonym_cosine]
-    if close:
+    if named := [near.name for near in close if near.is_named]:
         yield (
-            f"{name}: {', '.join(close)} must survive but lies nearer than the encoder can be expected to tell apart "
+            f"{name}: {', '.join(named)} must survive but lies nearer than the encoder can be expected to tell apart "
             f"(cosine above {synonym_cosine:g}); expect residue or damage there, or make it an alias"
         )
-    if placed.anchor in {near.name for near in around if near.cosine > synonym_cosine}:
+    if placed.anchor in {near.name for near in close}:
         yield f"{name}: its anchor {placed.anchor!r} is nearly the same text; name a more distant one"
 
 

@@ -28,11 +28,14 @@ from scapre.concepts import EditSpec, canonical_json
 from scapre.errors import BaseMismatchError, CheckpointError, InvalidConceptError, SingularSystemError
 from scapre.writing import new_file
 
-FORMAT = 1
+FORMAT = 2
+"""Files of format 1 had no seal; they are read as before."""
+SHOWN = 5
+"""Concepts that the text form of an edit names."""
 _SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """A computed edit."""
 
@@ -53,7 +56,7 @@ class Edit:
     def digest(self) -> str:
         """SHA-256 over spec, base digest and changes."""
         content = {
-            "format": FORMAT,
+            "format": 1,
             "spec": self.spec.to_json(),
             "base": self.base_digest,
             "changes": {name: tensor_digest(self.changes[name]) for name in sorted(self.changes)},
@@ -64,6 +67,14 @@ class Edit:
     def is_identity(self) -> bool:
         """Whether the edit changes no bit."""
         return not any(bool(change.any()) for change in self.changes.values())
+
+    def __repr__(self) -> str:
+        names = [concept.name for concept in self.spec.concepts]
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        return (
+            f"Edit({self.spec.method} forgets {shown or 'nothing'}; {len(self.changes)} projections of base "
+            f"{self.base_digest[:12]}, digest {self.digest[:12]})"
+        )
 
     def apply(self, pipeline: Any) -> None:
         """Puts the edit on `pipeline`, in place.
@@ -119,6 +130,7 @@ class Edit:
             "diagnostics": {key: value for key, value in self.diagnostics.items() if key != "seconds"},
             "versions": {name: _version(name) for name in ("scapre", "torch", "transformers")},
         }
+        content["seal"] = _seal(content)
         tensors = {name: self.changes[name].cpu().contiguous() for name in sorted(self.changes)}
         with new_file(target, overwrite=True) as building:
             building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(content)}))
@@ -126,7 +138,7 @@ class Edit:
 
     @classmethod
     def load(cls, path: Path | str) -> "Edit":
-        """Returns the edit saved at `path`, its digest verified.
+        """Returns the edit saved at `path`, its digest and the seal of all that is said of it verified.
 
         Raises:
             CheckpointError: the file is missing, is no edit, or was altered.
@@ -139,8 +151,12 @@ class Edit:
             raise CheckpointError(f"expected a saved edit at {path}, could not read it: {error}") from error
         try:
             content = json.loads(metadata.get(METADATA_KEY, "{}"))
-            if content.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}")
+            if content.get("format") not in (1, FORMAT):
+                raise CheckpointError(
+                    f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}; update scapre"
+                )
+            if content["format"] == FORMAT and content["seal"] != _seal(content):
+                raise CheckpointError(f"{path}: the header does not fit its seal; the file was altered, restore it")
             spec = EditSpec.from_json(canonical_json(content["spec"]))
             edit = cls(spec, changes, content["edited_digest"], content["diagnostics"])
             expected = content["digest"]
@@ -181,6 +197,12 @@ def build_edit(
         changes[name] = (held.contiguous().view(bits) ^ edited.contiguous().view(bits)).cpu()
         digests[name] = tensor_digest(edited)
     return Edit(spec, changes, combined_digest(digests), diagnostics)
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 over a header without its seal."""
+    said = {key: value for key, value in content.items() if key != "seal"}
+    return hashlib.sha256(canonical_json(said).encode()).hexdigest()
 
 
 def _version(package: str) -> str:

@@ -156,6 +156,10 @@ class PromptEncoder:
         tokens = {word: self._text.name_ends(word)[0] - nothing for word in set(itertools.chain(*words.values()))}
         return {name: max(tokens[word] for word in own) for name, own in words.items()}
 
+    def knows(self, name: str) -> bool:
+        """Returns whether no tokenizer reads any of `name` as its one token for whatever it does not know."""
+        return self._text.knows(name)
+
 
 def _is_on_cpu(text: TextSource) -> bool:
     return all(parameter.device.type == "cpu" for module in text.modules.values() for parameter in module.parameters())

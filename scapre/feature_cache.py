@@ -30,6 +30,8 @@ _OF_STORAGE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 _OF_CALLS = ("padding", "truncation")
 """State of a tokenizer that its last call left behind."""
 _WAIT_SECONDS = 30.0
+_READING = 2
+"""Raised whenever the same prompt may get other bits from the same encoder."""
 
 
 class FeatureCache:
@@ -97,7 +99,7 @@ class FeatureCache:
 def encoder_digest(base: BaseModel) -> str:
     """Returns the SHA-256 over all that features depend on: weights, configurations, tokenizers, how they are read."""
     weights = {name: base.tensor_digests[name] for name in base.text.tensors()}
-    how = canonical_json([_described(base.text), _device(base).type, torch.__version__])
+    how = canonical_json([_READING, _described(base.text), _device(base).type, torch.__version__])
     return combined_digest({**weights, "how": hashlib.sha256(how.encode()).hexdigest()})
 
 

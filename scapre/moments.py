@@ -7,6 +7,7 @@ Guarantees:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -195,7 +196,7 @@ def read_text(
         synonym_cosine=reading.synonym_cosine,
     )
     passage = Passage(
-        targets=tuple(_place(concept, near.around[concept.name], reading) for concept in concepts),
+        targets=tuple(_place(concept, near, reading) for concept in concepts),
         named=tuple(named),
         near=near,
         strangers=strangers,
@@ -213,19 +214,22 @@ def read_text(
 def _part_strangers(
     encoder: PromptEncoder, names: Sequence[str], longest: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the names of which the tokenizer cuts no word into more than `longest` tokens, and the others.
+    """Returns the names of which the tokenizer knows every word and cuts none into more than `longest` tokens.
 
-    The features of the others say more about spelling than about a thing; 0 lets all in.
+    And the others, whose features say more about spelling than about a thing; 0 lets all in.
     """
-    tokens = encoder.longest_words(names) if longest else dict.fromkeys(names, 0)
-    return tuple(n for n in names if tokens[n] <= longest), tuple(n for n in names if tokens[n] > longest)
+    if not longest:
+        return tuple(names), ()
+    tokens = encoder.longest_words(names)
+    familiar = {name for name in names if tokens[name] <= longest and encoder.knows(name)}
+    return tuple(n for n in names if n in familiar), tuple(n for n in names if n not in familiar)
 
 
-def _place(concept: Concept, around: Sequence[Near], reading: Reading) -> Placed:
+def _place(concept: Concept, near: Neighbourhood, reading: Reading) -> Placed:
     # whoever names what must survive names the look-alikes
-    rivals = [near for near in around if near.is_named] or around
-    anchor = choose_anchor(concept, around, default=reading.anchor, closest=reading.anchor_cosine)
-    return Placed(concept, anchor, tuple(rivals[: reading.neighbours]))
+    rivals = (one for one in near.around(concept.name) if one.is_named or not near.named)
+    anchor = choose_anchor(concept, near.around(concept.name), default=reading.anchor, closest=reading.anchor_cosine)
+    return Placed(concept, anchor, tuple(islice(rivals, reading.neighbours)))
 
 
 def gather_statistics(

@@ -5,9 +5,9 @@ Guarantees:
     2. A vocabulary entry that is nearly the same text as a target counts as its synonym and is not retained.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -34,14 +34,41 @@ class Near:
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Retained names around the targets."""
+    """Retained names around the targets; a matrix, since both may be thousands."""
 
+    targets: Mapping[str, int]
+    """Row of each target."""
+    retained: tuple[str, ...]
+    """Every retained name, alphabetically: a column each."""
+    named: frozenset[str]
+    """Those that the user named."""
+    cosines: Float[Tensor, "targets retained"]
     found: tuple[str, ...]
     """Vocabulary entries to retain, nearest to a target first."""
     synonyms: tuple[str, ...]
     """Vocabulary entries left out because they are too near to a target."""
-    around: Mapping[str, tuple[Near, ...]]
-    """Every retained name around each target, nearest first."""
+
+    def around(self, target: str) -> Iterator[Near]:
+        """Yields every retained name around a target, nearest first, and alphabetically among equals."""
+        row = self.cosines[self.targets[target]]
+        nearest, columns = row.sort(descending=True, stable=True)
+        for cosine, column in zip(nearest.tolist(), columns.tolist(), strict=True):
+            yield Near(self.retained[column], cosine, self.retained[column] in self.named)
+
+    def nearest(self, count: int) -> list[tuple[str, Near]]:
+        """Returns the `count` pairs of a target and a retained name that are nearest to each other, nearest first."""
+        if not self.cosines.numel():
+            return []
+        least = self.cosines.flatten().topk(min(count, self.cosines.numel())).values[-1]
+        names = list(self.targets)
+        pairs = [
+            (
+                names[row],
+                Near(self.retained[column], float(self.cosines[row, column]), self.retained[column] in self.named),
+            )
+            for row, column in (self.cosines >= least).nonzero().tolist()
+        ]
+        return sorted(pairs, key=lambda pair: (-pair[1].cosine, pair[1].name, pair[0]))[:count]
 
 
 def find_neighbours(
@@ -63,26 +90,25 @@ def find_neighbours(
         most: how many of them at most.
         synonym_cosine: vocabulary entries above it are synonyms.
     """
-    near = _nearness(encoder, concepts, [*named, *proposable])
-    nearest = {name: max((row[name] for row in near.values()), default=0.0) for name in proposable}
+    candidates = [*named, *proposable]
+    cosines = _nearness(encoder, concepts, candidates)
+    column = {name: place for place, name in enumerate(candidates)}
+    most_like = cosines.max(dim=0).values.tolist() if len(cosines) else [0.0] * len(candidates)
+    nearest = {name: most_like[column[name]] for name in proposable}
     ranked = sorted(proposable, key=lambda name: (-nearest[name], name))
     found = [name for name in ranked if nearest[name] <= synonym_cosine][:most]
-    retained, is_named = [*named, *found], frozenset(named)
-    around = {
-        concept.name: tuple(
-            Near(name, near[concept.name][name], name in is_named)
-            for name in sorted(retained, key=lambda name, row=near[concept.name]: (-row[name], name))
-        )
-        for concept in concepts
-    }
+    retained = sorted([*named, *found])
     return Neighbourhood(
+        targets={concept.name: row for row, concept in enumerate(concepts)},
+        retained=tuple(retained),
+        named=frozenset(named),
+        cosines=cosines[:, [column[name] for name in retained]],
         found=tuple(found),
         synonyms=tuple(name for name in ranked if nearest[name] > synonym_cosine),
-        around=around,
     )
 
 
-def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, closest: float) -> str:
+def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, closest: float) -> str:
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
     Names the user wants kept come first, if the target is more like them than like the average name: the user vouches
@@ -97,16 +123,19 @@ def choose_anchor(concept: Concept, around: Sequence[Near], *, default: str, clo
         return default
     if concept.kind == "unsafe":
         return EMPTY_PROMPT
-    named = (near.name for near in around if near.is_named and near.cosine > 0)
-    return next(chain(named, _usable_found(concept, around, closest)), EMPTY_PROMPT)
-
-
-def _usable_found(concept: Concept, around: Sequence[Near], closest: float) -> Iterator[str]:
     own_words = {word for name in concept.names for word in word_keys(name)}
+    guess = None
+    for near in around:
+        if near.is_named and near.cosine > 0:
+            return near.name
+        if guess is None and _is_usable(near, own_words, closest):
+            guess = near.name
+    return EMPTY_PROMPT if guess is None else guess
+
+
+def _is_usable(near: Near, own_words: AbstractSet[str], closest: float) -> bool:
     return (
-        near.name
-        for near in around
-        if not near.is_named
+        not near.is_named
         and near.cosine <= closest
         and near.name not in shapeless_names()
         and own_words.isdisjoint(word_keys(near.name))
@@ -115,19 +144,19 @@ def _usable_found(concept: Concept, around: Sequence[Near], closest: float) -> I
 
 def _nearness(
     encoder: PromptEncoder, concepts: Sequence[Concept], candidates: Sequence[str]
-) -> dict[str, dict[str, float]]:
+) -> Float[Tensor, "targets candidates"]:
     """Returns the cosine of each concept (its nearest name) and each candidate, the candidates' mean taken off."""
-    if not candidates:
-        return {concept.name: {} for concept in concepts}
+    if not (candidates and concepts):
+        return torch.zeros(len(concepts), len(candidates), dtype=torch.float64)
     vectors = torch.stack([_name_vector(encoder, name) for name in candidates])
     centre = vectors.mean(dim=0) if len(candidates) > 1 else torch.zeros_like(vectors[0])
     units = torch.nn.functional.normalize(vectors - centre, dim=1)
-    near = {}
+    rows = []
     for concept in concepts:
         names = torch.stack([_name_vector(encoder, name) for name in concept.names])
         cosines = torch.nn.functional.normalize(names - centre, dim=1) @ units.mT
-        near[concept.name] = dict(zip(candidates, cosines.max(dim=0).values.tolist(), strict=True))
-    return near
+        rows.append(cosines.max(dim=0).values)
+    return torch.stack(rows)
 
 
 def _name_vector(encoder: PromptEncoder, name: str) -> Float[Tensor, " d_in"]:

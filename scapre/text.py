@@ -24,6 +24,8 @@ from scapre.slots import EncodedPrompt, Run, shifted
 BATCH_TOKENS: Mapping[str, int] = {"cpu": 8 * 77}
 """Tokens an encoder is given at once on each kind of device, which bounds its memory."""
 OTHER_BATCH_TOKENS = 64 * 77
+MASKED_STEP = 16
+"""Texts whose padding is masked are filled up to the next multiple."""
 _HALF = (torch.float16, torch.bfloat16)
 _TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -57,6 +59,10 @@ class TextSource(Protocol):
 
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`, for each run."""
+        ...
+
+    def knows(self, text: str) -> bool:
+        """Returns whether no tokenizer reads any of `text` as its one token for whatever it does not know."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
@@ -119,10 +125,16 @@ class TextStack:
         tokens = self._tokenizer()(self._written(text_and_name), truncation=False, verbose=False).input_ids
         return [len(tokens) - 1 - self.has_end_token]
 
+    def knows(self, text: str) -> bool:
+        """Returns whether the tokenizer reads none of `text` as its one token for whatever it does not know."""
+        unknown: int | None = getattr(self.tokenizer, "unk_token_id", None)
+        written = self._written(text)
+        return unknown is None or unknown not in self._tokenizer()(written, add_special_tokens=False).input_ids
+
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""
-        hidden, ends = self._read([self._written(prompt) for prompt in prompts], self.context_tokens)
-        return [self._kept(features, end) for features, end in zip(hidden, ends, strict=True)]
+        read = self._read([self._written(prompt) for prompt in prompts], self.context_tokens)
+        return [self._kept(features, end) for features, end in read]
 
     def _written(self, prompt: str) -> str:
         return prompt.lower().strip() if self.lowers_case else prompt
@@ -135,22 +147,33 @@ class TextStack:
             )
         return self.tokenizer
 
-    def _read(self, texts: list[str], limit: int) -> tuple[Float[Tensor, "prompts slots d_in"], list[int]]:
-        """Returns hidden states and the slot of each text's last token; masked padding is cut to the longest text."""
+    def _read(self, texts: list[str], limit: int) -> list[tuple[Float[Tensor, "slots d_in"], int]]:
+        """Returns hidden states and the slot of the last token of each text.
+
+        Padding that is masked still changes the last bits of what stands before it, and so does how many rows a
+        product has where they are few: each text gets as much as its own length asks for, whatever else is read.
+        """
         with _TOKENIZING:
             tokens = self._tokenizer()(
                 texts,
-                padding="longest" if self.masks_padding else "max_length",
+                padding="max_length",
                 max_length=limit,
                 truncation=True,
                 padding_side="right",
                 return_tensors="pt",
             )
         ids, mask = tokens.input_ids, tokens.attention_mask
+        counts = mask.sum(dim=1)
+        lengths = torch.full_like(counts, ids.shape[1])
+        if self.masks_padding:
+            lengths = lengths.minimum((counts / MASKED_STEP).ceil().to(counts) * MASKED_STEP)
         tokens_at_once = BATCH_TOKENS.get(self._device.type, OTHER_BATCH_TOKENS)
-        size = max(1, tokens_at_once // ids.shape[1])
-        hidden = [self._hidden(*part) for part in zip(ids.split(size), mask.split(size), strict=True)]
-        return torch.cat(hidden), (mask.sum(dim=1) - 1).tolist()
+        hidden: dict[int, Tensor] = {}
+        for length in lengths.unique().tolist():
+            for places in (lengths == length).nonzero().flatten().split(max(1, tokens_at_once // length)):
+                states = self._hidden(ids[places, :length], mask[places, :length])
+                hidden.update(zip(places.tolist(), states, strict=True))
+        return [(hidden[place], count - 1) for place, count in enumerate(counts.tolist())]
 
     def _hidden(
         self, ids: Int[Tensor, "prompts slots"], mask: Int[Tensor, "prompts slots"]
@@ -207,6 +230,10 @@ class _Joined(ABC):
     def in_float32(self) -> Self:
         """Returns a source that reads in float32 or better."""
         return replace(self, sources=tuple(source.in_float32() for source in self.sources))
+
+    def knows(self, text: str) -> bool:
+        """Returns whether every tokenizer knows all of `text`."""
+        return all(source.knows(text) for source in self.sources)
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""
@@ -308,6 +335,10 @@ class Projected:
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`, for each run."""
         return self.source.name_ends(text_and_name)
+
+    def knows(self, text: str) -> bool:
+        """Returns whether every tokenizer knows all of `text`."""
+        return self.source.knows(text)
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt as the projections read them."""

@@ -33,8 +33,8 @@ from scapre.moments import Passage, Reading, gather_statistics, read_text
 from scapre.responses import ResponseMoments, root_ratio
 from scapre.vocabulary import proposable_names
 
-LARGE_DRIFT = 1.0
-"""‖W − W0‖ / ‖W0‖ from which a projection is reported as a warning."""
+MUCH_LEFT = 0.7
+"""Residual response from which a target is reported as a warning; 0.2 to 0.6 is usual."""
 
 
 def unlearn(
@@ -173,17 +173,18 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
     drift = {
         name: root_ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }
-    warnings = []
-    if large := [name for name, value in drift.items() if value > LARGE_DRIFT]:
-        warnings.append(
-            f"{len(large)} projections drift by more than their own norm; raise ridge or retention_strength"
-        )
+    residual = {target.name: moments.residual(target) for target in statistics.targets}
     return {
         "drift": drift,
-        "residual_response": {t.name: moments.residual(t) for t in statistics.targets},
+        "residual_response": residual,
         "retained_response": moments.retained_change(statistics.retained.second_moment),
         "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
-        "warnings": warnings,
+        "warnings": [
+            f"{name}: keeps {kept:.0%} of what told it from its anchor and may still be drawn; raise erasure_strength, "
+            "name a nearer anchor, or forget less at once"
+            for name, kept in residual.items()
+            if kept > MUCH_LEFT
+        ],
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scapre.architectures.base import Architecture, Parts
 from scapre.architectures.stable_diffusion import CROSS_ATTENTION
-from scapre.errors import UnsupportedArchitectureError
+from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.text import Projected, TextStack
 
 T5_TOKENS = 300
@@ -30,14 +30,35 @@ def caption_projection(channels: int, width: int) -> nn.Module:
 
 
 def inner_width(config: Mapping[str, Any]) -> int:
-    """Returns the width of the transformer's blocks."""
-    return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+    """Returns the width of the transformer's blocks.
+
+    Raises:
+        CheckpointError: the configuration does not say it.
+    """
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    if not (isinstance(heads, int) and isinstance(width, int)):
+        raise CheckpointError(
+            f"expected whole numbers num_attention_heads and attention_head_dim in {DENOISER}/config.json, found "
+            f"{heads!r} and {width!r}; restore it"
+        )
+    return heads * width
 
 
 def filled(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
-    """Returns the modules one after another, holding the denoiser's own weights rather than copies."""
+    """Returns the modules one after another, holding the denoiser's own weights rather than copies.
+
+    Raises:
+        CheckpointError: the denoiser lacks one of them, or holds it in another shape.
+    """
     chain = nn.Sequential(OrderedDict(modules))
-    named = {name: weights[f"{DENOISER}.{name}"] for name in chain.state_dict()}
+    named = {name: weights.get(f"{DENOISER}.{name}") for name in chain.state_dict()}
+    for name, expected in chain.state_dict().items():
+        held = named[name]
+        if held is None or held.shape != expected.shape:
+            found = "none" if held is None else f"shape {tuple(held.shape)}"
+            raise CheckpointError(
+                f"expected the weight {DENOISER}.{name} of shape {tuple(expected.shape)}, found {found}; restore it"
+            )
     chain.load_state_dict(named, assign=True)
     return chain.eval()
 

@@ -49,18 +49,16 @@ class InstructedText(TextStack):
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt; the empty one has a second run, as the unconditional prompt."""
         texts = [self.instruction + self._written(prompt) for prompt in prompts]
-        hidden, ends = self._read(texts, self.context_tokens + self._cut)
         encoded = [
             self._kept(features[[0, *range(self._cut + 1, len(features))]], end - self._cut)
-            for features, end in zip(hidden, ends, strict=True)
+            for features, end in self._read(texts, self.context_tokens + self._cut)
         ]
         return [one if prompt else self._with_unconditional(one) for prompt, one in zip(prompts, encoded, strict=True)]
 
     def _with_unconditional(self, encoded: EncodedPrompt) -> EncodedPrompt:
         if not self.instruction:
             return encoded
-        hidden, ends = self._read([""], self.context_tokens)
-        alone = self._kept(hidden[0], ends[0])
+        alone = self._kept(*self._read([""], self.context_tokens)[0])
         runs = (*encoded.runs, *shifted(alone.runs, len(encoded.features)))
         return EncodedPrompt(torch.cat([encoded.features, alone.features]), runs)
 

@@ -90,9 +90,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         CheckpointError: one is missing or damaged.
     """
     index = folder / f"{stem}.safetensors.index.json"
-    names = (
-        sorted(set(_read_json(index).get("weight_map", {}).values())) if index.is_file() else [f"{stem}.safetensors"]
-    )
+    names = _shards(index) if index.is_file() else [f"{stem}.safetensors"]
     files = [folder / Path(name).name for name in names]
     for file in files:
         if not file.is_file():
@@ -101,6 +99,16 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             )
         read_header(file)
     return files
+
+
+def _shards(index: Path) -> list[str]:
+    placed = _read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
+        raise CheckpointError(
+            f"{index.parent.name}/{index.name}: expected a weight_map of names and files, found {placed!r:.80}; "
+            f"restore it ({index})"
+        )
+    return sorted(set(placed.values()))
 
 
 def read_tokenizer(folder: Path, class_name: str | None, **changes: str) -> PreTrainedTokenizerBase:

@@ -3,9 +3,14 @@
 from pathlib import Path
 
 from scapre.architectures import BaseModel
-from scapre.checkpoint import CheckpointInfo, read_inspected
+from scapre.checkpoint import CheckpointInfo, SingleFile, read_inspected
 from scapre.edit import Edit
 from scapre.errors import BaseMismatchError, CheckpointError
+
+
+def source_of(checkpoint: Path | str | SingleFile) -> Path:
+    """Returns the real place of a checkpoint; an export needs no tokenizer."""
+    return (checkpoint.path if isinstance(checkpoint, SingleFile) else Path(checkpoint)).resolve()
 
 
 def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseModel:

@@ -11,19 +11,19 @@ import os
 import shutil
 from pathlib import Path
 
-from scapre.checkpoint import CheckpointInfo, inspect_checkpoint
+from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
 from scapre.checkpoint.folder import DENOISER_STEM, weight_files
 from scapre.checkpoint.tensor_files import everything_in, flip_bits
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
-from scapre.exports.base import changed_names, check_apart, read_own_base
+from scapre.exports.base import changed_names, check_apart, read_own_base, source_of
 from scapre.writing import flush, new_folder, refuse_existing
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".onnx", ".msgpack", ".h5", ".gguf"})
 """Files in which programs look for weights; pickles are refused before."""
 
 
-def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
+def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False) -> Path:
     """Writes a full copy of the folder `checkpoint` to `out` in which only the edited tensors differ; returns `out`.
 
     Raises:
@@ -31,7 +31,7 @@ def merge(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: boo
         CheckpointError: the folder holds its denoiser twice, or `out` exists or cannot be written.
             Nothing is left behind.
     """
-    source, target = Path(checkpoint).resolve(), Path(out).absolute()
+    source, target = source_of(checkpoint), Path(out).absolute()
     check_apart(source, target)
     if source.is_file():
         raise CheckpointError(f"expected a folder to merge, found the file {source}; export it as a single file")

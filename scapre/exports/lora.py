@@ -18,13 +18,13 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scapre.checkpoint import inspect_checkpoint
+from scapre.checkpoint import SingleFile, inspect_checkpoint
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import canonical_json
 from scapre.determinism import single_threaded
 from scapre.edit import Edit
 from scapre.errors import DialError
-from scapre.exports.base import changed_names, check_apart, read_own_base
+from scapre.exports.base import changed_names, check_apart, read_own_base, source_of
 from scapre.writing import new_file, refuse_existing
 
 NEGLIGIBLE = 1e-16
@@ -61,7 +61,7 @@ class LoraExport:
 
 
 def export_lora(
-    edit: Edit, checkpoint: Path | str, out: Path | str, *, rank: int, overwrite: bool = False
+    edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, rank: int, overwrite: bool = False
 ) -> LoraExport:
     """Writes the edit of `checkpoint` as a LoRA of the given rank to the file `out`; returns how close it is.
 
@@ -72,7 +72,7 @@ def export_lora(
         DialError: the rank is below 1 or above what a projection can have.
         CheckpointError: `out` exists, or cannot be written.
     """
-    source, target = Path(checkpoint).resolve(), Path(out).absolute()
+    source, target = source_of(checkpoint), Path(out).absolute()
     check_apart(source, target)
     refuse_existing(target, overwrite=overwrite)
     base = read_own_base(edit, inspect_checkpoint(source))

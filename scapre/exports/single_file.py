@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import CLIPTextConfig
 
-from scapre.checkpoint import CheckpointInfo, inspect_checkpoint
+from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
 from scapre.checkpoint.folder import DENOISER_STEM, ENCODER_STEM, weight_files
 from scapre.checkpoint.ldm_layout import (
     UNET,
@@ -37,8 +37,8 @@ from scapre.checkpoint.tensor_files import (
 )
 from scapre.concepts import canonical_json
 from scapre.edit import Edit
-from scapre.errors import CheckpointError
-from scapre.exports.base import changed_names, check_apart, read_own_base
+from scapre.errors import CheckpointError, UnsupportedArchitectureError
+from scapre.exports.base import changed_names, check_apart, read_own_base, source_of
 from scapre.text import plain_name
 from scapre.writing import new_file, refuse_existing
 
@@ -47,7 +47,9 @@ Held = dict[str, tuple[Path, StoredTensor]]
 """Tensors of one component, by name: their file and their place in it."""
 
 
-def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
+def export_single_file(
+    edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False
+) -> Path:
     """Writes `checkpoint`, a single file or a folder, with the edit in it to the single file `out`; returns `out`.
 
     Raises:
@@ -55,7 +57,7 @@ def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, o
         UnsupportedArchitectureError: its family has no single-file layout here.
         CheckpointError: `out` exists, or cannot be written.
     """
-    source, target = Path(checkpoint).resolve(), Path(out).absolute()
+    source, target = source_of(checkpoint), Path(out).absolute()
     check_apart(source, target)
     refuse_existing(target, overwrite=overwrite)
     info = inspect_checkpoint(source)
@@ -73,7 +75,11 @@ def export_single_file(edit: Edit, checkpoint: Path | str, out: Path | str, *, o
 
 
 def _unet(info: CheckpointInfo, edit: Edit) -> dict[str, NewTensor]:
-    held, blocks = _held(info.path / "unet", DENOISER_STEM), int(_config(info, "unet")["layers_per_block"])
+    held, blocks = _held(info.path / "unet", DENOISER_STEM), _config(info, "unet").get("layers_per_block")
+    if not isinstance(blocks, int):
+        raise UnsupportedArchitectureError(
+            f"expected a UNet with one number as layers_per_block, found {blocks!r}; export a folder instead"
+        )
     attended = frozenset(int(found[1]) for name in held if (found := re.match(r"up_blocks\.(\d+)\.attentions", name)))
     changes = {name.removeprefix("unet."): edit.changes[name] for name in changed_names(edit)}
     return {

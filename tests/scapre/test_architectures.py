@@ -313,3 +313,14 @@ def test_projections_the_model_does_not_compute_with_are_refused(family: str) ->
         scapre.unlearn(pipeline, [Concept("cat")])
     pipeline.unfuse_qkv_projections()
     scapre.unlearn(pipeline, [Concept("cat")])  # the control
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_features_do_not_depend_on_what_is_read_beside_them(family: str) -> None:
+    names = ("cat", "a photo of a zebra", "a painting of the red tree in the park", "dog", "monet", "a pear")
+    source = read_pipeline(build(family)).text
+    together, alone = PromptEncoder(source), PromptEncoder(source)
+    together.encode(names)
+    for name in names:
+        alone.encode([name])
+        assert torch.equal(together[name].features, alone[name].features)

@@ -324,6 +324,11 @@ def _drop_text_weight(folder: Path) -> None:
         (lambda f: (f / UNET).write_bytes(b"\x10"), CheckpointError, "readable safetensors"),
         (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-9]), CheckpointError, "readable safetensors"),
         (
+            lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": []}'),
+            CheckpointError,
+            "expected a weight_map of names and files, found ",
+        ),
+        (
             lambda f: _edit_json(f / "model_index.json", _class_name="KandinskyPipeline"),
             UnsupportedArchitectureError,
             "found KandinskyPipeline",
@@ -354,6 +359,31 @@ def test_what_cannot_be_handled_is_refused_and_nothing_is_written(
     with pytest.raises(error, match=message):
         scapre.merge(edit, checkpoint, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["base"]
+
+
+def _without(file: Path, name: str) -> None:
+    tensors = load_file(file)
+    tensors.pop(name)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("family", ["pixart-sigma", "sana"])
+def test_a_folder_that_lacks_what_text_passes_through_is_refused_by_name(tmp_path: Path, family: str) -> None:
+    build(family, dtype=torch.float32).save_pretrained(tmp_path)
+    weights, config = (
+        tmp_path / "transformer" / name for name in ("diffusion_pytorch_model.safetensors", "config.json")
+    )
+    assert scapre.base_digest(tmp_path)  # the control
+    kept = weights.read_bytes()
+    _without(weights, "caption_projection.linear_2.bias")
+    with pytest.raises(
+        CheckpointError, match=r"transformer\.caption_projection\.linear_2\.bias of shape .*, found none"
+    ):
+        scapre.base_digest(tmp_path)
+    weights.write_bytes(kept)
+    _edit_json(config, attention_head_dim=None)
+    with pytest.raises(CheckpointError, match="whole numbers num_attention_heads and attention_head_dim"):
+        scapre.base_digest(tmp_path)
 
 
 def test_a_path_without_anything_is_refused(tmp_path: Path) -> None:

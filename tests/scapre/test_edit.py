@@ -185,12 +185,12 @@ def test_a_place_that_cannot_be_written_is_named(pipeline, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "header", ["{", "[]", "{}", '{"format":1}', '{"format":1,"spec":{"format":7}}', '{"format":2}']
+    "header", ["{", "[]", "{}", '{"format":1}', '{"format":1,"spec":{"format":7}}', '{"format":2}', '{"format":3}']
 )
 def test_a_file_without_the_header_of_an_edit_is_refused(pipeline, tmp_path: Path, header: str) -> None:
     changes = {name: change.clone() for name, change in unlearn(pipeline).changes.items()}
     save_file(changes, tmp_path / "edit.safetensors", {"scapre": header})
-    with pytest.raises(CheckpointError, match=r"edit of format 1|header of an edit"):
+    with pytest.raises(CheckpointError, match=r"edit of format 2|header of an edit"):
         Edit.load(tmp_path / "edit.safetensors")
 
 
@@ -202,3 +202,46 @@ def test_an_edit_that_would_not_make_what_it_says_is_refused_before_anything_cha
     assert bits(pipeline) == before
     edit.apply(pipeline)  # the control
     assert bits(pipeline) != before
+
+
+def rewritten(path: Path, change) -> Path:
+    """Writes the file anew with its header changed."""
+    with safe_open(path, framework="pt") as file:
+        content = json.loads(file.metadata()["scapre"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(content)
+    save_file(tensors, path, {"scapre": json.dumps(content)})
+    return path
+
+
+def altered_figure(content) -> None:
+    content["diagnostics"]["residual_response"]["cat"] = 0.0
+
+
+def altered_result(content) -> None:
+    content["edited_digest"] = "0" * 64
+
+
+def as_format_1(content) -> None:
+    content["format"] = 1
+    del content["seal"]
+
+
+@pytest.mark.parametrize("change", [altered_figure, altered_result])
+def test_what_a_file_says_of_its_edit_is_sealed(pipeline, tmp_path: Path, change) -> None:
+    path = unlearn(pipeline).save(tmp_path / "edit.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit its seal"):
+        Edit.load(rewritten(path, change))
+
+
+@pytest.mark.parametrize("change", [lambda _: None, as_format_1])
+def test_a_file_written_anew_and_one_of_format_1_are_read(pipeline, tmp_path: Path, change) -> None:
+    edit = unlearn(pipeline)
+    read = Edit.load(rewritten(edit.save(tmp_path / "edit.safetensors"), change))
+    assert (read.digest, read.edited_digest) == (edit.digest, edit.edited_digest)
+
+
+def test_the_text_of_an_edit_is_short_and_names_what_it_forgets(pipeline) -> None:
+    edit = scapre.unlearn(pipeline, ["cat", "dog", "horse", "zebra", "apple", "pear", "tree"], ["park"], vocabulary=0)
+    assert f"{edit!r}".startswith("Edit(scapre forgets apple, cat, dog, horse, pear and 2 more; ")
+    assert len(f"{edit!r}") < 200

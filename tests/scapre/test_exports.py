@@ -440,3 +440,23 @@ def test_no_way_round_leads_into_the_base(checkpoint: Path, tmp_path: Path, kind
             EXPORTS[kind](edit, checkpoint, way, overwrite=True)
     assert {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()} == before
     EXPORTS[kind](edit, checkpoint, "../apart")  # the control
+
+
+def test_exporters_take_what_unlearn_takes(tmp_path: Path) -> None:
+    save("stable-diffusion-1", tmp_path / "base")
+    file = as_single_file(tmp_path / "base")
+    given = SingleFile(file, tmp_path / "base" / "tokenizer")
+    edit = unlearn(given)
+    out = scapre.export_single_file(edit, given, tmp_path / "out.safetensors")
+    assert scapre.base_digest(out) == edit.edited_digest
+    assert scapre.export_lora(edit, given, tmp_path / "lora.safetensors", rank=4).path.exists()
+    with pytest.raises(CheckpointError, match="expected a folder to merge"):
+        scapre.merge(edit, given, tmp_path / "merged")
+
+
+def test_a_unet_whose_levels_differ_in_depth_has_no_single_file(tmp_path: Path) -> None:
+    save("stable-diffusion-1", tmp_path / "base")
+    edit, config = unlearn(tmp_path / "base"), tmp_path / "base" / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layers_per_block": [1, 1]}))
+    with pytest.raises(UnsupportedArchitectureError, match="one number as layers_per_block"):
+        scapre.export_single_file(edit, tmp_path / "base", tmp_path / "out.safetensors")

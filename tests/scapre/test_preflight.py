@@ -5,6 +5,7 @@ import torch
 
 import scapre
 from scapre import Concept, InvalidConceptError
+from tests.scapre import tiny_pipelines
 
 
 def preflight(pipeline, *concepts: Concept, retain=("dog", "horse"), **dials) -> scapre.Preflight:
@@ -82,3 +83,24 @@ def test_an_anchor_that_is_to_be_forgotten_as_well_is_refused(pipeline) -> None:
     with pytest.raises(InvalidConceptError, match="'cat' would become 'hound'"):
         scapre.preflight(pipeline, [Concept("cat", anchor="hound"), dog], vocabulary=0)
     scapre.preflight(pipeline, [cat], vocabulary=0)  # the control
+
+
+@pytest.mark.parametrize("build", [tiny_pipelines.pixart, tiny_pipelines.stable_diffusion_3])
+def test_words_that_the_tokenizer_reads_like_all_it_does_not_know_are_refused(build) -> None:
+    pipeline, cat = build(), Concept("cat", anchor="dog")
+    for concept in (Concept("\u8001\u864e"), Concept("cat", aliases=("\u732b",)), Concept("cat", anchor="\u72d7")):
+        with pytest.raises(InvalidConceptError, match="like every other word it does not know"):
+            preflight(pipeline, concept)
+    assert "1 retained names ('\u72d7')" in preflight(pipeline, cat, retain=("horse", "\u72d7")).warnings[0]
+    assert not preflight(pipeline, cat).warnings  # what it knows
+
+
+def test_a_byte_level_tokenizer_knows_every_word(pipeline) -> None:
+    assert preflight(pipeline, Concept("zebra crossing", anchor="dog")).anchors == {"zebra crossing": "dog"}
+
+
+def test_a_name_that_no_user_vouches_for_is_named_where_a_target_becomes_it(pipeline) -> None:
+    guessed = preflight(pipeline, Concept("cat"), retain=(), vocabulary=20, longest_word=0)
+    assert any(f"'cat' becomes {guessed.anchors['cat']!r}" in warning for warning in guessed.warnings)
+    for vouched in (Concept("cat", anchor="tree"), Concept("cat", anchor="")):
+        assert not preflight(pipeline, vouched, retain=(), vocabulary=20, longest_word=0).warnings
