@@ -48,6 +48,7 @@ app = typer.Typer(
     "5 storage or database, 6 waiting for approval, 130 interrupted.",
 )
 app.command("unlearn")(engine.unlearn)
+app.command("dials")(engine.dials)
 app.command("export")(export.export)
 app.command("judge")(judge.judge)
 app.command("attack")(attack.attack)
@@ -109,7 +110,8 @@ def run(arguments: list[str] | None = None) -> int:
     except _ClickException as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # the help is printed already
             said = error.format_message().rstrip(".")
-            errors.print(f"scapre: {said}; see `scapre --help`", markup=False)
+            asked = getattr(getattr(error, "ctx", None), "command_path", None) or "scapre"
+            errors.print(f"scapre: {said}; see `{asked} --help`", markup=False)
         return ExitCode.BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         errors.print("scapre: interrupted; run the same command again to go on from what is finished", markup=False)

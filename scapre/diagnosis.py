@@ -146,9 +146,10 @@ def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -
     found = frozenset(passage.near.found)
     if guessed := [placed for placed in passage.targets if placed.concept.anchor is None and placed.anchor in found]:
         shown = ", ".join(f"{placed.concept.name!r} becomes {placed.anchor!r}" for placed in guessed[:NAMES_SHOWN])
+        more = f" and {len(guessed) - NAMES_SHOWN} more" if len(guessed) > NAMES_SHOWN else ""
         yield (
-            f"the engine chose what {len(guessed)} targets become among names that nobody vouches for ({shown}); where "
-            "the model does not know such a name, the target may survive in it: name what must survive, or an anchor"
+            f"{shown}{more}: a name that the engine found and nobody vouches for; if the model does not know it, the "
+            "target may survive in it: name what must survive, or an anchor"
         )
     if unknown := [name for name in passage.named if not encoder.knows(name)]:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))

@@ -143,6 +143,8 @@ class Edit:
         Raises:
             CheckpointError: the file is missing, is no edit, or was altered.
         """
+        if Path(path).is_dir():
+            raise CheckpointError(f"expected a saved edit, found the folder {path}; give the edit.safetensors in it")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -2,7 +2,9 @@
 
 from flows.errors import BadRequestError
 
-DIAL_HELP = "NAME=VALUE of the method, for example erasure_strength=1.5; repeat for several."
+DIAL_HELP = (
+    "NAME=VALUE of the method, for example erasure_strength=1.5; repeat for several; `scapre dials` explains them."
+)
 
 
 def parse_dials(pairs: list[str]) -> dict[str, float | int | str]:

@@ -15,6 +15,8 @@ from flows.exit_codes import ExitCode
 if TYPE_CHECKING:
     import scapre
 
+NOTHING = "nothing in particular (the empty prompt)"
+SYNONYMS_SHOWN = 20
 CHECKPOINT_HELP = (
     "A checkpoint: a folder in the diffusers layout, or one safetensors file of Stable Diffusion 1.x, 2.x or XL."
 )
@@ -22,10 +24,20 @@ CHECKPOINT_HELP = (
 
 def unlearn(
     checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)],
-    out: Annotated[Path, typer.Option(help="New folder for edit.safetensors and the edited checkpoint.")],
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for edit.safetensors and the edited checkpoint.", show_default=False)
+    ] = None,
     concept: Annotated[list[str] | None, typer.Option(help="Concept to forget; repeat for several.")] = None,
     concepts_file: Annotated[Path | None, typer.Option(help="Concepts to forget, one a line.")] = None,
-    retain: Annotated[list[str] | None, typer.Option(help="Concept that must survive; repeat for several.")] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="CONCEPT=ALIAS: another name to forget with it, as tiger=tigre; repeat.")
+    ] = None,
+    anchor: Annotated[
+        list[str] | None, typer.Option(help="CONCEPT=ANCHOR: what to draw instead, as tiger=cat; tiger= for nothing.")
+    ] = None,
+    retain: Annotated[
+        list[str] | None, typer.Option(help="Concept that must survive, look-alikes above all; repeat for several.")
+    ] = None,
     retain_file: Annotated[Path | None, typer.Option(help="Concepts that must survive, one a line.")] = None,
     kind: Annotated[str, typer.Option(help="Kind of the concepts: object, style, identity or unsafe.")] = "object",
     method: Annotated[str, typer.Option(help="Unlearning method.")] = "scapre",
@@ -40,16 +52,17 @@ def unlearn(
     """Forget concepts in a checkpoint; nothing but text is needed.
 
     What the text encoder makes of retained names is kept in the home folder, so that the next time takes less.
+
+    Example: `scapre unlearn infra/reference/model --concept tiger --retain lion --retain cat --out out`
     """
     import scapre
     from infra.settings import load_settings
 
-    concepts = [*(concept or []), *_lines(concepts_file)]
-    if not concepts:
-        raise BadRequestError("expected a concept to forget, found none; give --concept NAME or --concepts-file FILE")
-    targets = [scapre.Concept(name, kind=kind) for name in concepts]  # ty: ignore[invalid-argument-type]
+    targets = _concepts([*(concept or []), *_lines(concepts_file)], kind, aliases=alias or [], anchors=anchor or [])
     retained = [*(retain or []), *_lines(retain_file)]
-    if out.exists():
+    if out is None and not dry_run:
+        raise BadRequestError("expected a new folder to write to, found none; give --out DIR, or --dry-run")
+    if out is not None and out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     info = scapre.inspect_checkpoint(checkpoint)
     for way in info.not_covered:
@@ -57,20 +70,74 @@ def unlearn(
     dials: dict[str, Any] = dict(parse_dials(dial or []))
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
-    if dry_run:
+    if out is None or dry_run:
         _show_preflight(scapre.preflight(base, targets, retain=retained, method=method, cache=cache, **dials))
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
     edit = scapre.unlearn(base, targets, retain=retained, method=method, cache=cache, **dials)
-    for warning in edit.diagnostics["warnings"]:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"edit {edit.digest} of base {edit.base_digest}")
+    _show_forgotten(edit)
     started = time.perf_counter()
     edited = _write(edit, checkpoint, out)
     spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
     typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")
     typer.echo(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in spent.items()))
     return ExitCode.OK
+
+
+def dials(method: Annotated[str, typer.Argument(help="Unlearning method.")] = "scapre") -> None:
+    """Explain what `--dial` can set, for one method; and list the methods."""
+    from scapre.methods import METHODS, find_method
+
+    table = Table("dial", "default", "meaning", title=method)
+    for name, one in sorted(find_method(method).dials.items()):
+        table.add_row(name, str(one.default), one.meaning)
+    Console().print(table)
+    typer.echo(f"methods: {', '.join(sorted(METHODS))}")
+
+
+def _concepts(names: list[str], kind: str, *, aliases: list[str], anchors: list[str]) -> list["scapre.Concept"]:
+    import scapre
+
+    if not names:
+        raise BadRequestError("expected a concept to forget, found none; give --concept NAME or --concepts-file FILE")
+    also, becomes = _of_concepts(aliases, "alias", names), _of_concepts(anchors, "anchor", names)
+    if twice := [name for name, given in becomes.items() if len(given) > 1]:
+        raise BadRequestError(f"expected one anchor for each concept, found several for {twice[0]!r}; keep one")
+    return [
+        scapre.Concept(
+            name,
+            kind=kind,  # ty: ignore[invalid-argument-type]
+            aliases=tuple(also.get(name, ())),
+            anchor=becomes[name][0] if name in becomes else None,
+        )
+        for name in names
+    ]
+
+
+def _of_concepts(pairs: list[str], what: str, names: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or name not in names:
+            raise BadRequestError(
+                f"expected {what} as CONCEPT={what.upper()}, CONCEPT one of those to forget, found {pair!r}"
+            )
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _show_forgotten(edit: "scapre.Edit") -> None:
+    told = edit.diagnostics
+    table = Table("concept", "becomes", "answer left", title="forgotten")
+    for name, anchor in told["anchors"].items():
+        table.add_row(name, anchor or NOTHING, f"{told['residual_response'][name]:.0%}")
+    Console().print(table)
+    typer.echo(
+        "answer left: how much of what told the concept from what it becomes; pictures decide, see `scapre judge`"
+    )
+    for warning in told["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"edit {edit.digest} of base {edit.base_digest}")
 
 
 def _write(edit: "scapre.Edit", checkpoint: Path, out: Path) -> Path:
@@ -90,7 +157,7 @@ def _show_preflight(found: "scapre.Preflight") -> None:
     console = Console()
     becomes = Table("concept", "becomes", title="targets")
     for name, anchor in found.anchors.items():
-        becomes.add_row(name, anchor or "nothing in particular (the empty prompt)")
+        becomes.add_row(name, anchor or NOTHING)
     at_risk = Table("retained name", "near target", "cosine", title="nearest retained names, most at risk first")
     for one in found.at_risk:
         at_risk.add_row(one.name, one.target, f"{one.cosine:.2f}")
@@ -99,6 +166,9 @@ def _show_preflight(found: "scapre.Preflight") -> None:
         f"retained: {len(found.retain_named)} named, {len(found.retain_found)} found in the vocabulary; "
         f"{len(found.synonyms_left_out)} left out as synonyms, {len(found.strangers_left_out)} as unknown words"
     )
+    if found.synonyms_left_out:
+        shown = ", ".join(found.synonyms_left_out[:SYNONYMS_SHOWN])
+        console.print(f"taken for the concepts themselves, so not retained: {shown}", markup=False)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

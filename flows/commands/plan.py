@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.dials import DIAL_HELP, parse_dials
+from flows.commands.engine import NOTHING
 from flows.progress import console as people
 from flows.progress import progress_bar
 from flows.services import open_services
@@ -68,7 +69,7 @@ def _show(found: "Outlook", console: Console) -> None:
     console.print(facts)
     becomes = Table("concept", "becomes", title="to forget")
     for name, anchor in found.anchors.items():
-        becomes.add_row(name, anchor or "nothing in particular (the empty prompt)")
+        becomes.add_row(name, anchor or NOTHING)
     at_risk = Table("retained name", "near", "cosine", title="neighbours at risk, most first")
     for one in found.at_risk[:AT_RISK_SHOWN]:
         at_risk.add_row(one.name, one.target, f"{one.cosine:.2f}")

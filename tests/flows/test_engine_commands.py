@@ -10,6 +10,7 @@ from flows.cli import run
 from flows.exit_codes import ExitCode
 
 MODEL = "infra/reference/model"
+QUICK = ["--dial", "vocabulary=0"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -98,3 +99,69 @@ def test_help_teaches_what_each_form_is_for(capsys) -> None:
     assert run(["export", "--help"]) == ExitCode.OK
     said = capsys.readouterr().out
     assert all(word in said for word in ("folder", "single-file", "lora", "--rank", "--force", "Example"))
+
+
+def said_by(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = run(list(arguments))
+    said = capsys.readouterr()
+    return code, " ".join(said.out.split()), " ".join(said.err.split())
+
+
+def test_unlearn_says_what_became_of_each_concept_and_takes_aliases_and_anchors(tmp_path: Path, capsys) -> None:
+    named = ["--concept", "tiger", "--concept", "violin", "--alias", "tiger=tigre", "--retain", "lion"]
+    out = str(tmp_path / "out")
+    code, said, _ = said_by(capsys, "unlearn", MODEL, *named, "--anchor", "violin=", "--out", out, *QUICK)
+    assert code == ExitCode.OK
+    assert "answer left" in said
+    edit = scapre.Edit.load(tmp_path / "out" / "edit.safetensors")
+    assert [(c.name, c.aliases, c.anchor) for c in edit.spec.concepts] == [
+        ("tiger", ("tigre",), None),
+        ("violin", (), ""),
+    ]
+    left = edit.diagnostics["residual_response"]
+    assert f"tiger │ lion │ {left['tiger']:.0%}" in said
+    assert f"violin │ nothing in particular (the empty prompt) │ {left['violin']:.0%}" in said
+
+
+def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> None:
+    dry = ["unlearn", MODEL, "--concept", "tiger", "--dry-run"]
+    code, said, warned = said_by(capsys, *dry, "--dial", "synonym_cosine=0.4")
+    assert code == ExitCode.OK
+    assert "taken for the concepts themselves, so not retained: " in said
+    assert "nobody vouches for" in warned
+    code, said, warned = said_by(capsys, *dry, "--retain", "dog")
+    assert code == ExitCode.OK
+    assert "taken for" not in said  # the control: nothing lies that near
+    assert "vouches" not in warned
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected a new folder to write to, found none; give --out DIR, or --dry-run"),
+        (["--alias", "tigre"], "expected alias as CONCEPT=ALIAS"),
+        (["--anchor", "lion=cat"], "CONCEPT one of those to forget, found 'lion=cat'"),
+        (["--anchor", "tiger=cat", "--anchor", "tiger=dog"], "found several for 'tiger'"),
+        (["--dry"], "see `scapre unlearn --help`"),
+    ],
+)
+def test_what_unlearn_cannot_act_on_is_refused(capsys, options: list[str], message: str) -> None:
+    code, _, warned = said_by(capsys, "unlearn", MODEL, "--concept", "tiger", *options)
+    assert code == ExitCode.BAD_INPUT
+    assert message in warned
+
+
+def test_dials_are_explained(capsys) -> None:
+    code, said, _ = said_by(capsys, "dials", "uce")
+    assert code == ExitCode.OK
+    assert "erasure_strength" in said
+    assert "speed, uce" in said
+    code, _, warned = said_by(capsys, "dials", "magic")
+    assert code == ExitCode.BAD_INPUT
+    assert "magic" in warned
+
+
+def test_a_folder_given_as_an_edit_is_told_apart(tmp_path: Path, capsys) -> None:
+    code, _, warned = said_by(capsys, "export", MODEL, MODEL, "--out", str(tmp_path / "out"))
+    assert code == ExitCode.BAD_INPUT
+    assert "found the folder" in warned
