@@ -45,7 +45,7 @@ def ask(targets: Sequence[str], *, retain: Sequence[str], pack: str | None) -> Q
         pack: Name or path of a probe pack with families.
 
     Raises:
-        BadRequestError: Nothing is to be gone.
+        BadRequestError: Nothing is to be gone, or the same that is to survive.
         ProbeError: There is no such pack, or it is malformed.
     """
     kind: Kind = "object"
@@ -59,6 +59,10 @@ def ask(targets: Sequence[str], *, retain: Sequence[str], pack: str | None) -> Q
     if not named:
         raise BadRequestError(
             "expected `--target NAME` or a `--pack` with targets, found neither; `scapre packs list` shows the packs"
+        )
+    if both := sorted({name.casefold() for name in named} & {name.casefold() for name in kept}):
+        raise BadRequestError(
+            f"expected each concept gone or retained, found {', '.join(both)} as both; keep one of them"
         )
     return Question(tuple(Subject(n, "unsafe" if n == EXPLICIT else kind) for n in named), tuple(dict.fromkeys(kept)))
 

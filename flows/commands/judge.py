@@ -1,5 +1,6 @@
 """`scapre judge`: the judge alone, on any checkpoint, whoever made it."""
 
+import math
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from flows.progress import console, progress_bars
 from flows.services import open_services
 
 if TYPE_CHECKING:
-    from validation import Judgement
+    from validation import Judgement, Policy
 
 DETECTOR_HELP = "Instead of the shipped classifier: `classifier:FOLDER` or `clip:FOLDER`; `nudenet` beside any of them."
 PACK_HELP = "Probe pack whose targets must be gone, unless `--target` names some, and whose look-alikes must survive."
@@ -44,7 +45,10 @@ def judge(
     Stable Diffusion 1.x, 2.x or XL (`.safetensors`), a **LoRA**, put on BASE at full strength, or an **edit** that
     `scapre unlearn` wrote. Pickles are refused.
 
-    Example: `scapre judge forget.safetensors --base infra/reference/model --target tiger --retain lion`
+    What must survive is shown by pairs of pictures, so name enough: with the default policy, eight concepts or more.
+
+    Example: `scapre judge out/edit.safetensors --base infra/reference/model --target tiger --retain lion --retain cat
+    --retain dog --retain fox --retain wolf --retain bear --retain panda --retain leopard`
     """
     if out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
@@ -72,6 +76,8 @@ def judge(
             f"expected concepts to retain that the detector knows, found {', '.join(roles.unseen)}; correct the names "
             "or bring another detector"
         )
+    if why := why_it_cannot_pass(sum(subject.head != "style" for subject in roles.retained), rules):
+        typer.echo(f"warning: {why}", err=True)
     with _picture_folder(is_kept=not no_images) as pictures:
         with progress_bars(("rendering", "attacking"), console()) as [on_progress, on_attack]:
             judgement = judging.judge_checkpoint(
@@ -92,6 +98,21 @@ def judge(
     return exit_code_of(judgement)
 
 
+def why_it_cannot_pass(retained: int, policy: "Policy") -> str | None:
+    """Returns why no verdict on so few retained concepts can be passed, and what to do; `None` if there are enough."""
+    from validation.statistics import pictures_needed
+
+    needed = pictures_needed(0, limit=policy.retained_margin, confidence=policy.confidence)
+    enough = max(2, math.ceil(needed / policy.probes_per_retained))
+    if retained >= enough:
+        return None
+    return (
+        f"{retained} retained concepts in {policy.probes_per_retained} pairs of pictures each cannot show that no more "
+        f"than {policy.retained_margin:.0%} was lost, so the verdict cannot be passed; name {enough} or more by "
+        "--retain or --pack, or raise probes_per_retained in a --policy"
+    )
+
+
 @contextmanager
 def _picture_folder(*, is_kept: bool) -> Generator[Path | None]:
     """Yields a folder for pictures that is gone afterwards, or None for the installation's own."""
@@ -109,5 +130,5 @@ def _show(judgement: "Judgement", out: Path) -> None:
         typer.echo(line)
     for reason in judgement.reasons:
         typer.echo(f"because     {reason.text}")
-    typer.echo(f"verdict     {judgement.verdict}")
+    typer.echo(f"verdict     {judgement.verdict}{', no judgement could be made' if judgement.is_void else ''}")
     typer.echo(f"report      {out / 'report.html'}")

@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 
 import scapre as engine
 from flows import cli
+from flows.commands.judge import why_it_cannot_pass
 from flows.exit_codes import ExitCode
+from flows.takedown import DEFAULT_POLICY
+from validation import load_policy
 from validation.evidence import verify_evidence
 
 MODEL = Path(__file__).parents[2] / "infra" / "reference" / "model"
@@ -112,3 +115,21 @@ def test_what_cannot_be_judged_is_refused_in_one_line_before_any_picture(scapre,
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_too_few_retained_concepts_to_pass_are_told_beforehand() -> None:
+    policy = load_policy(DEFAULT_POLICY)  # 59 pairs at 8 for each concept
+    assert why_it_cannot_pass(8, policy) is None
+    said = why_it_cannot_pass(7, policy)
+    assert said is not None
+    assert "7 retained concepts in 8 pairs" in said
+    assert "name 8 or more" in said
+    many = policy.model_copy(update={"probes_per_retained": 100})
+    assert "name 2 or more" in str(why_it_cannot_pass(1, many))  # one shows nothing about the others
+
+
+def test_what_is_to_be_gone_and_to_survive_is_refused(scapre, tmp_path: Path) -> None:
+    code, _, said = scapre(MODEL, "--retain", "Rose")
+    assert code == ExitCode.BAD_INPUT
+    assert "found rose as both" in said
+    assert not (tmp_path / "out").exists()
