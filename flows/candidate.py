@@ -44,9 +44,9 @@ def register_base(services: Services, name: str, folder: Path) -> str:
     """Puts a checkpoint folder into the object store as the base `name`; returns its digest. Idempotent.
 
     Raises:
-        scapre.CheckpointError: The folder is not a checkpoint that can be unlearned.
+        scapre.CheckpointError: The folder is not a checkpoint that can be unlearned and merged.
     """
-    scapre.inspect_checkpoint(folder)
+    scapre.check_mergeable(scapre.inspect_checkpoint(folder))
     digest = services.store.put_directory(f"bases/{name}/files", folder)
     services.store.put_bytes(f"bases/{name}/base.json", json.dumps({"digest": digest}).encode())
     return digest
@@ -128,7 +128,7 @@ def preflight(plan: Plan, base: Base) -> None:
         scapre.ScaPreError: The engine refuses the checkpoint.
     """
     concepts_of(plan)
-    scapre.inspect_checkpoint(base.folder)
+    scapre.check_mergeable(scapre.inspect_checkpoint(base.folder))
 
 
 def concepts_of(plan: Plan) -> list[scapre.Concept]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scapre.checkpoint import CheckpointInfo, SingleFile, base_digest, inspect_checkpoint
     from scapre.diagnosis import Preflight
     from scapre.edit import Edit
-    from scapre.exports import LoraExport, export_lora, export_single_file, merge
+    from scapre.exports import LoraExport, check_mergeable, export_lora, export_single_file, merge
     from scapre.unlearning import describe_dials, preflight, unlearn
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "SingularSystemError",
     "UnsupportedArchitectureError",
     "base_digest",
+    "check_mergeable",
     "describe_dials",
     "export_lora",
     "export_single_file",
@@ -53,6 +54,7 @@ _LAZY = {
     "base_digest": "scapre.checkpoint",
     "inspect_checkpoint": "scapre.checkpoint",
     "LoraExport": "scapre.exports",
+    "check_mergeable": "scapre.exports",
     "export_lora": "scapre.exports",
     "export_single_file": "scapre.exports",
     "merge": "scapre.exports",

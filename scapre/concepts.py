@@ -134,11 +134,11 @@ def word_keys(name: str) -> tuple[str, ...]:
 
 
 def canonical_names(names: Iterable[str], what: str) -> tuple[str, ...]:
-    """Returns the distinct names in canonical order."""
+    """Returns the distinct names in canonical order; a plural or a hyphen is another text to the encoder, and kept."""
     if isinstance(names, str):
         raise InvalidConceptError(f"expected a sequence of names, found one text for {what}: {names!r}")
-    distinct = {name_key(name): name for name in sorted((_clean_name(name, what) for name in names), reverse=True)}
-    return tuple(distinct[key] for key in sorted(distinct))
+    distinct = {name.casefold(): name for name in sorted((_clean_name(name, what) for name in names), reverse=True)}
+    return tuple(sorted(distinct.values(), key=lambda name: (name_key(name), name)))
 
 
 def canonical_concepts(concepts: Iterable[Concept | str]) -> tuple[Concept, ...]:

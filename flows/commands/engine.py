@@ -65,6 +65,8 @@ def unlearn(
     if out is not None and out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     info = scapre.inspect_checkpoint(checkpoint)
+    if not checkpoint.is_file():
+        scapre.check_mergeable(info)
     for way in info.not_covered:
         typer.echo(f"note: {way}; an edit leaves that as it is", err=True)
     dials: dict[str, Any] = dict(parse_dials(dial or []))

@@ -33,19 +33,23 @@ def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, o
     """
     source, target = source_of(checkpoint), Path(out).absolute()
     check_apart(source, target)
-    if source.is_file():
-        raise CheckpointError(f"expected a folder to merge, found the file {source}; export it as a single file")
     refuse_existing(target, overwrite=overwrite)
     info = inspect_checkpoint(source)
-    _refuse_other_copies(info)
+    check_mergeable(info)
     read_own_base(edit, info)
     with new_folder(target, overwrite=overwrite) as building:
         _copy_tree(info, edit, building)
     return target
 
 
-def _refuse_other_copies(info: CheckpointInfo) -> None:
-    """Checks that nobody finds the weights as they were in the merged folder: as a variant, or as a single file."""
+def check_mergeable(info: CheckpointInfo) -> None:
+    """Checks that nobody would find the weights as they were in a merged folder: as a variant, or as a single file.
+
+    Raises:
+        CheckpointError: it is no folder, or one that holds its denoiser twice.
+    """
+    if info.path.is_file():
+        raise CheckpointError(f"expected a folder to merge, found the file {info.path}; export it as a single file")
     denoiser = info.path / info.adapter.denoiser
     own = weight_files(denoiser, DENOISER_STEM)
     for place in (info.path, denoiser):

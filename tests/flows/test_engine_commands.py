@@ -1,6 +1,7 @@
 """`scapre unlearn` and `scapre export` on the reference model: what is written, what is refused."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,19 @@ def test_a_folder_given_as_an_edit_is_told_apart(tmp_path: Path, capsys) -> None
     code, _, warned = said_by(capsys, "export", MODEL, MODEL, "--out", str(tmp_path / "out"))
     assert code == ExitCode.BAD_INPUT
     assert "found the folder" in warned
+
+
+def test_a_base_that_could_not_be_merged_is_refused_before_anything_is_solved(tmp_path: Path, capsys) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(MODEL, base)
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copyfile(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    for arguments in (
+        ["unlearn", str(base), "--concept", "tiger", "--dry-run"],
+        ["base", "add", "twice", str(base)],
+    ):
+        code, _, warned = said_by(capsys, *arguments)
+        assert code == ExitCode.BAD_INPUT
+        assert "found unet/diffusion_pytorch_model.fp16.safetensors as well" in warned
+    code, _, warned = said_by(capsys, "base", "add", "file", str(weights))
+    assert code == ExitCode.BAD_INPUT

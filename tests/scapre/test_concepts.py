@@ -3,7 +3,7 @@ import random
 import pytest
 
 from scapre import Concept, EditSpec, InvalidConceptError
-from scapre.concepts import check_disjoint, name_key
+from scapre.concepts import canonical_names, check_disjoint, name_key
 from scapre.vocabulary import everyday_names, proposable_names
 
 SPEC = EditSpec(
@@ -104,3 +104,10 @@ def test_vocabulary_does_not_depend_on_order() -> None:
     expected = proposable_names([], [], hidden)
     random.Random(0).shuffle(hidden)
     assert proposable_names([], [], hidden) == expected
+
+
+def test_spellings_that_are_other_texts_to_the_encoder_are_all_retained() -> None:
+    names = ["lions", "Lion", "fire-engine", "lion", " fire  engine", "lion"]
+    kept = canonical_names(names, "retained name")
+    assert kept == canonical_names(names[::-1], "retained name")
+    assert kept == ("fire engine", "fire-engine", "Lion", "lions")
