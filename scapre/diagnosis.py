@@ -16,8 +16,8 @@ from torch import Tensor
 from scapre.concepts import word_keys
 from scapre.embeddings import BARE, PromptEncoder, fill
 from scapre.errors import InvalidConceptError
-from scapre.moments import Passage, Placed
-from scapre.neighbours import Near
+from scapre.moments import Passage, Placed, Reading
+from scapre.neighbours import NEAREST, Near
 
 SAME_TEXT = 1e-5
 """Relative distance of two features below which they are one text to the encoder (float32 rounding is 1e-6)."""
@@ -51,7 +51,7 @@ class Preflight:
     warnings: tuple[str, ...]
 
 
-def examine(encoder: PromptEncoder, passage: Passage, *, synonym_cosine: float) -> Preflight:
+def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Preflight:
     """Returns what the passage says of the edit to come.
 
     Raises:
@@ -67,7 +67,7 @@ def examine(encoder: PromptEncoder, passage: Passage, *, synonym_cosine: float) 
         retain_found=passage.near.found,
         synonyms_left_out=passage.near.synonyms,
         strangers_left_out=passage.strangers,
-        warnings=tuple(_warnings(encoder, passage, synonym_cosine)),
+        warnings=tuple(_warnings(encoder, passage, reading)),
     )
 
 
@@ -137,13 +137,15 @@ def _same_texts(encoder: PromptEncoder, names: Collection[str]) -> dict[str, set
     return same
 
 
-def _warnings(encoder: PromptEncoder, passage: Passage, synonym_cosine: float) -> Iterator[str]:
-    named = [(word_keys(name), name) for name in passage.named]
+def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Iterator[str]:
+    named: dict[tuple[str, ...], list[str]] = {}
+    for name in passage.named:
+        named.setdefault(word_keys(name), []).append(name)
     for placed in passage.targets:
-        close = takewhile(lambda near: near.cosine > synonym_cosine, passage.near.around(placed.concept.name))
-        yield from _warnings_of(placed, list(close), synonym_cosine)
+        close = takewhile(lambda near: near.cosine > reading.synonym_cosine, passage.near.around(placed.concept.name))
+        yield from _warnings_of(placed, list(close), reading.synonym_cosine)
         yield from _warnings_of_first_words(placed, named)
-    found = frozenset(passage.near.found)
+    found = frozenset(passage.near.found if reading.anchor == NEAREST else ())
     if guessed := [placed for placed in passage.targets if placed.concept.anchor is None and placed.anchor in found]:
         shown = ", ".join(f"{placed.concept.name!r} becomes {placed.anchor!r}" for placed in guessed[:NAMES_SHOWN])
         more = f" and {len(guessed) - NAMES_SHOWN} more" if len(guessed) > NAMES_SHOWN else ""
@@ -172,10 +174,10 @@ def _warnings_of(placed: Placed, close: Sequence[Near], synonym_cosine: float) -
         yield f"{name}: its anchor {placed.anchor!r} is nearly the same text; name a more distant one"
 
 
-def _warnings_of_first_words(placed: Placed, named: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[str]:
+def _warnings_of_first_words(placed: Placed, named: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:
     for own in placed.concept.names:
-        words = word_keys(own)  # those of what is named are read once: both lists may be thousands
-        if kept := [name for first, name in named if len(first) < len(words) and words[: len(first)] == first]:
+        words = word_keys(own)
+        if kept := [name for end in range(1, len(words)) for name in named.get(words[:end], ())]:
             yield (
                 f"{placed.concept.name}: {own!r} begins with {', '.join(map(repr, kept))}, which must survive and may "
                 "keep it alive; look at what is left of the target, or do not retain that name"

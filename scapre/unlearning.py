@@ -164,7 +164,7 @@ class _Order:
     def read(self, encoder: PromptEncoder) -> tuple[Passage, Preflight]:
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
-        return passage, examine(encoder, passage, synonym_cosine=self.reading.synonym_cosine)
+        return passage, examine(encoder, passage, self.reading)
 
 
 def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, Any]:

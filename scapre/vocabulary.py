@@ -5,7 +5,7 @@ Guarantees:
     2. A withheld name is never proposed, nor any entry that contains it or is contained in it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
@@ -38,18 +38,19 @@ def _sections() -> list[list[str]]:
 
 def proposable_names(concepts: Iterable[Concept], retain: Iterable[str], withheld: Iterable[str]) -> tuple[str, ...]:
     """Returns the vocabulary without targets, without names retained anyway and without withheld names."""
-    targets = [word_keys(name) for concept in concepts for name in concept.names]
+    targets = {word_keys(name) for concept in concepts for name in concept.names}  # there may be thousands
     hidden = [name_key(name) for name in withheld]
     named = {name_key(name) for name in retain}
     return tuple(
         name
         for name in everyday_names()
         if name_key(name) not in named
-        and not any(_holds_words(word_keys(name), target) for target in targets)
+        and targets.isdisjoint(_parts(word_keys(name)))
         # plain substrings here: what is withheld is there to be measured, so rather too strict than too lax
         and not any(hide in name_key(name) or name_key(name) in hide for hide in hidden)
     )
 
 
-def _holds_words(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
-    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
+def _parts(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yields every run of adjacent words."""
+    return (words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1))

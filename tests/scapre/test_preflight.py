@@ -104,3 +104,7 @@ def test_a_name_that_no_user_vouches_for_is_named_where_a_target_becomes_it(pipe
     assert any(f"'cat' becomes {guessed.anchors['cat']!r}" in warning for warning in guessed.warnings)
     for vouched in (Concept("cat", anchor="tree"), Concept("cat", anchor="")):
         assert not preflight(pipeline, vouched, retain=(), vocabulary=20, longest_word=0).warnings
+    chosen = preflight(
+        pipeline, Concept("cat"), retain=(), vocabulary=20, longest_word=0, anchor=guessed.anchors["cat"]
+    )
+    assert not chosen.warnings
