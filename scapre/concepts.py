@@ -1,7 +1,8 @@
 """What to forget and how: the values an edit is computed from.
 
 Guarantees:
-    1. A `Concept` that exists is valid; names are compared without regard to case, spacing and a plural s.
+    1. A `Concept` that exists is valid; a name is asked for twice, or both to go and to stay, whatever its case,
+       spacing and plural s.
     2. An `EditSpec` is independent of the order in which concepts and names were given.
     3. `EditSpec.to_json` is canonical: equal specs give equal text, and `from_json` gives the spec back.
 """
@@ -134,11 +135,11 @@ def word_keys(name: str) -> tuple[str, ...]:
 
 
 def canonical_names(names: Iterable[str], what: str) -> tuple[str, ...]:
-    """Returns the distinct names in canonical order; a plural or a hyphen is another text to the encoder, and kept."""
+    """Returns the distinct names in canonical order; another spelling is another text to an encoder."""
     if isinstance(names, str):
         raise InvalidConceptError(f"expected a sequence of names, found one text for {what}: {names!r}")
-    distinct = {name.casefold(): name for name in sorted((_clean_name(name, what) for name in names), reverse=True)}
-    return tuple(sorted(distinct.values(), key=lambda name: (name_key(name), name)))
+    distinct = {_clean_name(name, what) for name in names}
+    return tuple(sorted(distinct, key=lambda name: (name_key(name), name)))
 
 
 def canonical_concepts(concepts: Iterable[Concept | str]) -> tuple[Concept, ...]:
@@ -170,12 +171,13 @@ def check_disjoint(concepts: Iterable[Concept], retain: Iterable[str], withheld:
         InvalidConceptError: naming every contradiction.
     """
     targets = {name_key(name) for concept in concepts for name in concept.names}
-    kept = {name_key(name): name for name in retain}
-    if both := sorted(kept[key] for key in targets & set(kept)):
+    kept = tuple(retain)
+    if both := sorted(name for name in kept if name_key(name) in targets):
         raise InvalidConceptError(
             f"both to be forgotten and retained: {', '.join(both)}; take them out of one of the two"
         )
-    if both := sorted(kept[key] for key in {name_key(name) for name in withheld} & set(kept)):
+    hidden = {name_key(name) for name in withheld}
+    if both := sorted(name for name in kept if name_key(name) in hidden):
         raise InvalidConceptError(f"both retained and withheld: {', '.join(both)}; take them out of one of the two")
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 _one_at_a_time = threading.RLock()
+_counting = threading.Lock()
 _outside: list[int] = []
 """Threads torch had before the outermost open block; empty when none is open."""
 
@@ -20,18 +21,21 @@ def single_threaded() -> Generator[None]:
     """
     wanted = allowed_threads()  # before waiting: a thread that torch meets during another's block starts with one
     with _one_at_a_time:
-        _outside.append(wanted)
-        torch.set_num_threads(1)
+        with _counting:
+            _outside.append(wanted)
+            torch.set_num_threads(1)
         try:
             yield
         finally:
-            _outside.pop()
-            torch.set_num_threads(1 if _outside else wanted)
+            with _counting:
+                _outside.pop()
+                torch.set_num_threads(1 if _outside else wanted)
 
 
 def allowed_threads() -> int:
     """Returns how many threads torch may use outside of any `single_threaded` block, for work in independent parts."""
-    return _outside[0] if _outside else torch.get_num_threads()
+    with _counting:
+        return _outside[0] if _outside else torch.get_num_threads()
 
 
 class Stopwatch:

@@ -196,7 +196,7 @@ def read_text(
         synonym_cosine=reading.synonym_cosine,
     )
     passage = Passage(
-        targets=tuple(_place(concept, near, reading) for concept in concepts),
+        targets=tuple(_place(encoder, concept, near, reading) for concept in concepts),
         named=tuple(named),
         near=near,
         strangers=strangers,
@@ -225,10 +225,11 @@ def _part_strangers(
     return tuple(n for n in names if n in familiar), tuple(n for n in names if n not in familiar)
 
 
-def _place(concept: Concept, near: Neighbourhood, reading: Reading) -> Placed:
+def _place(encoder: PromptEncoder, concept: Concept, near: Neighbourhood, reading: Reading) -> Placed:
     # whoever names what must survive names the look-alikes
     rivals = (one for one in near.around(concept.name) if one.is_named or not near.named)
-    anchor = choose_anchor(concept, near.around(concept.name), default=reading.anchor, closest=reading.anchor_cosine)
+    known = (one for one in near.around(concept.name) if encoder.knows(one.name))
+    anchor = choose_anchor(concept, known, default=reading.anchor, closest=reading.anchor_cosine)
     return Placed(concept, anchor, tuple(islice(rivals, reading.neighbours)))
 
 

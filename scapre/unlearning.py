@@ -23,7 +23,7 @@ from scapre.concepts import (
     check_disjoint,
 )
 from scapre.determinism import Stopwatch, single_threaded
-from scapre.diagnosis import Preflight, examine
+from scapre.diagnosis import NAMES_SHOWN, Preflight, examine
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
 from scapre.feature_cache import FeatureCache
@@ -179,13 +179,18 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
         "residual_response": residual,
         "retained_response": moments.retained_change(statistics.retained.second_moment),
         "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
-        "warnings": [
-            f"{name}: keeps {kept:.0%} of what told it from its anchor and may still be drawn; raise erasure_strength, "
-            "name a nearer anchor, or forget less at once"
-            for name, kept in residual.items()
-            if kept > MUCH_LEFT
-        ],
+        "warnings": _warnings(residual),
     }
+
+
+def _warnings(residual: Mapping[str, float]) -> list[str]:
+    much = [f"{name} {left:.0%}" for name, left in residual.items() if left > MUCH_LEFT]
+    if not much:
+        return []
+    return [
+        f"{len(much)} targets answer nearly as far from their anchors as before ({', '.join(much[:NAMES_SHOWN])}) "
+        "and may still be drawn; look at pictures of them, name another anchor, or forget less at once"
+    ]
 
 
 def _neighbours(passage: Passage) -> dict[str, list[str]]:

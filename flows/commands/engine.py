@@ -1,4 +1,4 @@
-"""`scapre unlearn` and `scapre settings`: the engine alone, and what can be set."""
+"""`scapre unlearn`, `scapre dials` and `scapre settings`: the engine alone, and what can be set."""
 
 import time
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.errors import BadRequestError
@@ -77,9 +78,9 @@ def unlearn(
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
     edit = scapre.unlearn(base, targets, retain=retained, method=method, cache=cache, **dials)
-    _show_forgotten(edit)
     started = time.perf_counter()
     edited = _write(edit, checkpoint, out)
+    _show_forgotten(edit)
     spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
     typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")
     typer.echo(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in spent.items()))
@@ -92,7 +93,7 @@ def dials(method: Annotated[str, typer.Argument(help="Unlearning method.")] = "s
 
     table = Table("dial", "default", "meaning", title=method)
     for name, one in sorted(find_method(method).dials.items()):
-        table.add_row(name, str(one.default), one.meaning)
+        table.add_row(name, str(one.default) or "(empty)", Text(one.meaning))
     Console().print(table)
     typer.echo(f"methods: {', '.join(sorted(METHODS))}")
 
@@ -132,7 +133,7 @@ def _show_forgotten(edit: "scapre.Edit") -> None:
     told = edit.diagnostics
     table = Table("concept", "becomes", "answer left", title="forgotten")
     for name, anchor in told["anchors"].items():
-        table.add_row(name, anchor or NOTHING, f"{told['residual_response'][name]:.0%}")
+        table.add_row(Text(name), Text(anchor or NOTHING), f"{told['residual_response'][name]:.0%}")
     Console().print(table)
     typer.echo(
         "answer left: how much of what told the concept from what it becomes; pictures decide, see `scapre judge`"
@@ -159,10 +160,10 @@ def _show_preflight(found: "scapre.Preflight") -> None:
     console = Console()
     becomes = Table("concept", "becomes", title="targets")
     for name, anchor in found.anchors.items():
-        becomes.add_row(name, anchor or NOTHING)
+        becomes.add_row(Text(name), Text(anchor or NOTHING))
     at_risk = Table("retained name", "near target", "cosine", title="nearest retained names, most at risk first")
     for one in found.at_risk:
-        at_risk.add_row(one.name, one.target, f"{one.cosine:.2f}")
+        at_risk.add_row(Text(one.name), Text(one.target), f"{one.cosine:.2f}")
     console.print(becomes, at_risk)
     console.print(
         f"retained: {len(found.retain_named)} named, {len(found.retain_found)} found in the vocabulary; "
@@ -170,7 +171,7 @@ def _show_preflight(found: "scapre.Preflight") -> None:
     )
     if found.synonyms_left_out:
         shown = ", ".join(found.synonyms_left_out[:SYNONYMS_SHOWN])
-        console.print(f"taken for the concepts themselves, so not retained: {shown}", markup=False)
+        console.print(f"taken for the concepts themselves, so not retained: {shown}", markup=False, emoji=False)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.commands.engine import NOTHING
@@ -69,10 +70,10 @@ def _show(found: "Outlook", console: Console) -> None:
     console.print(facts)
     becomes = Table("concept", "becomes", title="to forget")
     for name, anchor in found.anchors.items():
-        becomes.add_row(name, anchor or NOTHING)
+        becomes.add_row(Text(name), Text(anchor or NOTHING))
     at_risk = Table("retained name", "near", "cosine", title="neighbours at risk, most first")
     for one in found.at_risk[:AT_RISK_SHOWN]:
-        at_risk.add_row(one.name, one.target, f"{one.cosine:.2f}")
+        at_risk.add_row(Text(one.name), Text(one.target), f"{one.cosine:.2f}")
     console.print(becomes, at_risk)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)

@@ -36,7 +36,7 @@ def inner_width(config: Mapping[str, Any]) -> int:
         CheckpointError: the configuration does not say it.
     """
     heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
-    if not (isinstance(heads, int) and isinstance(width, int)):
+    if not (isinstance(heads, int) and isinstance(width, int) and min(heads, width) > 0):
         raise CheckpointError(
             f"expected whole numbers num_attention_heads and attention_head_dim in {DENOISER}/config.json, found "
             f"{heads!r} and {width!r}; restore it"

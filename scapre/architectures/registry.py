@@ -72,7 +72,7 @@ def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:
     if wrapped := [name for name, module in named if not isinstance(module, nn.Linear)]:
         raise UnsupportedArchitectureError(
             f"expected plain linear projections, found {len(wrapped)} wrapped ones, the first {wrapped[0]!r}; "
-            "unload or fuse adapters first (pipeline.unload_lora_weights() or pipeline.fuse_lora())"
+            "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
         )
     if copied := [
         name

@@ -47,6 +47,11 @@ class SingleFile:
     tokenizer: Path | None = None
     """`None` looks for a folder `tokenizer` beside the file."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if self.tokenizer is not None:
+            object.__setattr__(self, "tokenizer", Path(self.tokenizer))
+
 
 def inspect_single_file(file: Path) -> CheckpointInfo:
     """Returns what the single-file checkpoint is.

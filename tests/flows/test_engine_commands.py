@@ -182,3 +182,12 @@ def test_a_base_that_could_not_be_merged_is_refused_before_anything_is_solved(tm
         assert "found unet/diffusion_pytorch_model.fp16.safetensors as well" in warned
     code, _, warned = said_by(capsys, "base", "add", "file", str(weights))
     assert code == ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize("name", ["tiger [/b]", "tiger [red]", "tiger :cat:"])
+def test_a_name_is_shown_as_it_was_given(tmp_path: Path, capsys, name: str) -> None:
+    named = ["unlearn", MODEL, "--concept", name, "--retain", "lion", "--dial", "vocabulary=0"]
+    for options in (["--dry-run"], ["--out", str(tmp_path / "out")]):
+        code, said, _ = said_by(capsys, *named, *options)
+        assert code == ExitCode.OK
+        assert name in said
