@@ -195,8 +195,9 @@ def read_text(
         most=reading.vocabulary,
         synonym_cosine=reading.synonym_cosine,
     )
+    unknown = frozenset(name for name in near.retained if not encoder.knows(name))
     passage = Passage(
-        targets=tuple(_place(encoder, concept, near, reading) for concept in concepts),
+        targets=tuple(_place(concept, near, unknown, reading) for concept in concepts),
         named=tuple(named),
         near=near,
         strangers=strangers,
@@ -225,10 +226,10 @@ def _part_strangers(
     return tuple(n for n in names if n in familiar), tuple(n for n in names if n not in familiar)
 
 
-def _place(encoder: PromptEncoder, concept: Concept, near: Neighbourhood, reading: Reading) -> Placed:
+def _place(concept: Concept, near: Neighbourhood, unknown: frozenset[str], reading: Reading) -> Placed:
     # whoever names what must survive names the look-alikes
     rivals = (one for one in near.around(concept.name) if one.is_named or not near.named)
-    known = (one for one in near.around(concept.name) if encoder.knows(one.name))
+    known = (one for one in near.around(concept.name) if one.name not in unknown)
     anchor = choose_anchor(concept, known, default=reading.anchor, closest=reading.anchor_cosine)
     return Placed(concept, anchor, tuple(islice(rivals, reading.neighbours)))
 
