@@ -21,6 +21,8 @@ Kind = Literal["object", "style", "identity", "unsafe"]
 KINDS: tuple[str, ...] = get_args(Kind)
 DialValue = str | int | float
 LONGEST_NAME = 200
+JOINERS = "\u200c\u200d"
+"""Invisible, and part of how Persian, Hindi and others are written."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,27 @@ def name_key(name: str) -> str:
 
 
 def word_keys(name: str) -> tuple[str, ...]:
-    """Returns the words of `name`, lower case, hyphens opened, without a plural s."""
-    words = re.split(r"[\s\-_]+", unicodedata.normalize("NFKC", name).casefold().strip())
+    """Returns the words of `name`, lower case, hyphens opened, without a plural s and punctuation at their ends."""
+    visible = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, JOINERS)))
+    split = re.split(r"[\s\-_]+", visible.casefold().strip())
+    words = [word.strip(".,;:!?") or word for word in split]
     return tuple(
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words
     )
+
+
+def word_runs(name: str) -> frozenset[tuple[str, ...]]:
+    """Returns every run of adjacent words of `name`, as `word_keys` writes them."""
+    words = word_keys(name)
+    return frozenset(words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1))
 
 
 def canonical_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     """Returns the distinct names in canonical order; another spelling is another text to an encoder."""
     if isinstance(names, str):
         raise InvalidConceptError(f"expected a sequence of names, found one text for {what}: {names!r}")
+    if not isinstance(names, Iterable):
+        raise InvalidConceptError(f"expected a sequence of names, found {names!r} for {what}")
     distinct = {_clean_name(name, what) for name in names}
     return tuple(sorted(distinct, key=lambda name: (name_key(name), name)))
 
@@ -152,6 +164,8 @@ def canonical_concepts(concepts: Iterable[Concept | str]) -> tuple[Concept, ...]
         raise InvalidConceptError(
             f"expected a sequence of concepts, found one text: {concepts!r}; write [{concepts!r}]"
         )
+    if not isinstance(concepts, Iterable):
+        raise InvalidConceptError(f"expected a sequence of concepts or their names, found {concepts!r}")
     given = [Concept(concept) if isinstance(concept, str) else concept for concept in concepts]
     if strangers := [concept for concept in given if not isinstance(concept, Concept)]:
         raise InvalidConceptError(f"expected concepts or their names, found {strangers[0]!r}; write Concept('name')")
@@ -185,12 +199,12 @@ def _clean_name(name: str, what: str) -> str:
     if not isinstance(name, str):
         raise InvalidConceptError(f"{what}: expected a text, found {type(name).__name__}")
     cleaned = " ".join(unicodedata.normalize("NFC", name).split())
-    if not cleaned:
+    if not cleaned.strip(JOINERS):
         raise InvalidConceptError(f"{what}: expected at least one visible character, found {name!r}")
     if len(cleaned) > LONGEST_NAME:
         raise InvalidConceptError(
             f"{what}: expected at most {LONGEST_NAME} characters, found {len(cleaned)}; shorten it"
         )
-    if any(unicodedata.category(character).startswith("C") for character in cleaned):
+    if any(unicodedata.category(one).startswith("C") and one not in JOINERS for one in cleaned):
         raise InvalidConceptError(f"{what}: {cleaned!r} holds control characters; remove them")
     return cleaned

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.concepts import word_keys
+from scapre.concepts import word_keys, word_runs
 from scapre.embeddings import BARE, PromptEncoder, fill
 from scapre.errors import InvalidConceptError
 from scapre.moments import Passage, Placed, Reading
@@ -56,9 +56,10 @@ def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Prefl
 
     Raises:
         InvalidConceptError: two names that must be treated differently are one text to the encoder, or the tokenizer
-            has no word for one.
+            has no word for one, or no room.
     """
     _refuse_unknown_words(encoder, passage)
+    _refuse_long_names(encoder, passage)
     _refuse_same_text(encoder, passage)
     return Preflight(
         anchors={placed.concept.name: placed.anchor for placed in passage.targets},
@@ -80,6 +81,13 @@ def _refuse_unknown_words(encoder: PromptEncoder, passage: Passage) -> None:
                     "like every other word it does not know, so that all of them would change; write the name in "
                     "letters it knows"
                 )
+
+
+def _refuse_long_names(encoder: PromptEncoder, passage: Passage) -> None:
+    for placed in passage.targets:
+        for sentence, _ in placed.sentences:
+            if encoder[sentence.text].is_full:  # only then may a part of the name be cut
+                encoder.target_slots(sentence, 0)
 
 
 def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
@@ -145,13 +153,19 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
         close = takewhile(lambda near: near.cosine > reading.synonym_cosine, passage.near.around(placed.concept.name))
         yield from _warnings_of(placed, list(close), reading.synonym_cosine)
         yield from _warnings_of_first_words(placed, named)
-    found = frozenset(passage.near.found if reading.anchor == NEAREST else ())
-    if guessed := [placed for placed in passage.targets if placed.concept.anchor is None and placed.anchor in found]:
-        shown = ", ".join(f"{placed.concept.name!r} becomes {placed.anchor!r}" for placed in guessed[:NAMES_SHOWN])
-        more = f" and {len(guessed) - NAMES_SHOWN} more" if len(guessed) > NAMES_SHOWN else ""
+    if passage.targets and not passage.kept:
+        yield "nothing is retained, so whatever lies near a target may go with it; name what must survive"
+    chosen = [placed for placed in passage.targets if placed.concept.anchor is None and reading.anchor == NEAREST]
+    found = frozenset(passage.near.found)
+    if guessed := [placed for placed in chosen if placed.anchor in found]:
         yield (
-            f"{shown}{more}: a name that the engine found and nobody vouches for; if the model does not know it, the "
-            "target may survive in it: name what must survive, or an anchor"
+            f"{_becoming(guessed)}: found by the engine, and nobody vouches that the model draws it; where it does "
+            "not, the target may survive in it: name what must survive, or an anchor"
+        )
+    if someone := [placed for placed in chosen if placed.concept.kind == "identity" and placed.anchor]:
+        yield (
+            f"{_becoming(someone)}: whoever asks for the one is shown the other; name an anchor such as 'person' "
+            "where that is not wanted"
         )
     if unknown := [name for name in passage.named if not encoder.knows(name)]:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
@@ -163,8 +177,6 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
 
 def _warnings_of(placed: Placed, close: Sequence[Near], synonym_cosine: float) -> Iterator[str]:
     name = placed.concept.name
-    if not placed.neighbours:
-        yield f"{name}: nothing is retained, so relevance is measured against the anchor"
     if named := [near.name for near in close if near.is_named]:
         yield (
             f"{name}: {', '.join(named)} must survive but lies nearer than the encoder can be expected to tell apart "
@@ -172,6 +184,14 @@ def _warnings_of(placed: Placed, close: Sequence[Near], synonym_cosine: float) -
         )
     if placed.anchor in {near.name for near in close}:
         yield f"{name}: its anchor {placed.anchor!r} is nearly the same text; name a more distant one"
+    if not word_runs(placed.anchor).isdisjoint(word_keys(own) for own in placed.concept.names):
+        yield f"{name}: its anchor {placed.anchor!r} holds its own name and would keep it alive; name another one"
+
+
+def _becoming(targets: Sequence[Placed]) -> str:
+    shown = [f"{placed.concept.name!r} becomes {placed.anchor!r}" for placed in targets[:NAMES_SHOWN]]
+    more = [f"{len(targets) - NAMES_SHOWN} more likewise"] if len(targets) > NAMES_SHOWN else []
+    return ", ".join([*shown, *more])
 
 
 def _warnings_of_first_words(placed: Placed, named: Mapping[tuple[str, ...], Sequence[str]]) -> Iterator[str]:

@@ -84,11 +84,7 @@ class Edit:
             CheckpointError: the edit's own record of what it makes of the base is wrong; nothing was changed.
         """
         base = read_pipeline(pipeline)
-        if base.digest != self.base_digest:
-            raise BaseMismatchError(
-                f"expected a base with digest {self.base_digest}, found {base.digest}; "
-                "load the pristine base in its own precision, or compute the edit for this one"
-            )
+        self.check_base(base)
         self._flip(base, expected=self.edited_digest)
 
     def revert(self, pipeline: Any) -> None:
@@ -104,6 +100,26 @@ class Edit:
                 "revert what was applied after it first, or reload the base"
             )
         self._flip(worn, expected=self.base_digest)
+
+    def check_base(self, base: BaseModel) -> None:
+        """Checks that `base` is what the edit was computed from.
+
+        Raises:
+            BaseMismatchError: otherwise; names both digests and what is known of the difference.
+        """
+        if base.digest == self.base_digest:
+            return
+        widths = {name: 8 * change.element_size() for name, change in self.changes.items()}
+        found = {name: 8 * weight.element_size() for name, weight in base.projections.items()}
+        advice = "load the pristine base, or compute the edit for this one; to forget more, compute one edit of all"
+        if base.digest == self.edited_digest:
+            advice = "that is the base with this very edit on it"
+        elif widths.keys() != found.keys():
+            advice = f"its projections are others ({len(found)} instead of {len(widths)}): it is another kind of model"
+        elif differing := [name for name in widths if widths[name] != found[name]]:
+            name = differing[0]
+            advice = f"{name} has {found[name]} bits a number instead of {widths[name]}: load it in its own precision"
+        raise BaseMismatchError(f"expected a base with digest {self.base_digest}, found {base.digest}; {advice}")
 
     def flip(self, name: str, weight: Tensor) -> Tensor:
         """Returns the weight of projection `name` with the change put on (or taken off: it is its own inverse)."""
@@ -153,6 +169,8 @@ class Edit:
             raise CheckpointError(f"expected a saved edit at {path}, could not read it: {error}") from error
         try:
             content = json.loads(metadata.get(METADATA_KEY, "{}"))
+            if "format" not in content:
+                raise CheckpointError(f"expected a saved edit, found other tensors in {path}; give an edit.safetensors")
             if content.get("format") not in (1, FORMAT):
                 raise CheckpointError(
                     f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}; update scapre"

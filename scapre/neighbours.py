@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.concepts import Concept, word_keys
+from scapre.concepts import Concept, word_keys, word_runs
 from scapre.embeddings import BARE, EMPTY_PROMPT, PromptEncoder, fill
 from scapre.vocabulary import shapeless_names
 
@@ -112,28 +112,30 @@ def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, clo
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
     Names the user wants kept come first, if the target is more like them than like the average name: the user vouches
-    that the base draws them, and as something else. A name the engine found is a guess. It must not be nearer than
-    `closest` nor share a word with the target, since what is nearly the target, or a part of its name, would be drawn
-    as the target; and it must name a thing. Unsafe content becomes the empty prompt, since what lies near it is seldom
-    better.
+    that the base draws them, and as something else. One that holds the target's own name ("the tiger") would be drawn
+    as the target. A name the engine found is a guess. It must not be nearer than `closest` nor share a word with the
+    target, since what is nearly the target, or a part of its name, would be drawn as the target; and it must name a
+    thing. Unsafe content becomes the empty prompt, since what lies near it is seldom better, and so does a style: of
+    retained names nobody says which are styles, and one that became an object would put it into every picture.
     """
     if concept.anchor is not None:
         return concept.anchor
     if default != NEAREST:
         return default
-    if concept.kind == "unsafe":
+    if concept.kind in ("style", "unsafe"):
         return EMPTY_PROMPT
-    own_words = {word for name in concept.names for word in word_keys(name)}
+    names = [word_keys(name) for name in concept.names]
+    own_words = {word for name in names for word in name}
     guess = None
     for near in around:
-        if near.is_named and near.cosine > 0:
+        if near.is_named and near.cosine > 0 and word_runs(near.name).isdisjoint(names):
             return near.name
-        if guess is None and _is_usable(near, own_words, closest):
+        if guess is None and _is_good_guess(near, own_words, closest):
             guess = near.name
     return EMPTY_PROMPT if guess is None else guess
 
 
-def _is_usable(near: Near, own_words: AbstractSet[str], closest: float) -> bool:
+def _is_good_guess(near: Near, own_words: AbstractSet[str], closest: float) -> bool:
     return (
         not near.is_named
         and near.cosine <= closest

@@ -91,8 +91,14 @@ def unlearn(
         )
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
         measured = _diagnose(problem, solution.delta)
-        measured["warnings"] = [*found.warnings, *measured["warnings"]]
-        diagnostics = {**told, **measured, **solution.diagnostics, "not_covered": list(base.architecture.not_covered)}
+        much_left = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
+        diagnostics = {
+            **told,
+            **measured,
+            **solution.diagnostics,
+            "warnings": [*found.warnings, *much_left],
+            "not_covered": list(base.architecture.not_covered),
+        }
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
         return build_edit(base, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
 
@@ -173,17 +179,15 @@ def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, 
     drift = {
         name: root_ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }
-    residual = {target.name: moments.residual(target) for target in statistics.targets}
     return {
         "drift": drift,
-        "residual_response": residual,
+        "residual_response": {target.name: moments.residual(target) for target in statistics.targets},
         "retained_response": moments.retained_change(statistics.retained.second_moment),
         "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
-        "warnings": _warnings(residual),
     }
 
 
-def _warnings(residual: Mapping[str, float]) -> list[str]:
+def _warn_of_much_left(residual: Mapping[str, float]) -> list[str]:
     much = [f"{name} {left:.0%}" for name, left in residual.items() if left > MUCH_LEFT]
     if not much:
         return []
@@ -198,7 +202,8 @@ def _neighbours(passage: Passage) -> dict[str, list[str]]:
 
 
 def describe_dials(method: str = "scapre") -> Mapping[str, str]:
-    """Returns the meaning and default of each dial of a method."""
+    """Returns of each dial of a method what it means, what it takes and its default."""
     return {
-        name: f"{dial.meaning} (default {dial.default!r})" for name, dial in sorted(find_method(method).dials.items())
+        name: f"{dial.meaning} ({dial.expected}; default {dial.default!r})"
+        for name, dial in sorted(find_method(method).dials.items())
     }

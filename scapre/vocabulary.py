@@ -5,11 +5,11 @@ Guarantees:
     2. A withheld name is never proposed, nor any entry that contains it or is contained in it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
-from scapre.concepts import Concept, name_key, word_keys
+from scapre.concepts import Concept, name_key, word_keys, word_runs
 
 
 @cache
@@ -45,12 +45,7 @@ def proposable_names(concepts: Iterable[Concept], retain: Iterable[str], withhel
         name
         for name in everyday_names()
         if name_key(name) not in named
-        and targets.isdisjoint(_parts(word_keys(name)))
+        and targets.isdisjoint(word_runs(name))
         # plain substrings here: what is withheld is there to be measured, so rather too strict than too lax
         and not any(hide in name_key(name) or name_key(name) in hide for hide in hidden)
     )
-
-
-def _parts(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yields every run of adjacent words."""
-    return (words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1))

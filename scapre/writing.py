@@ -83,8 +83,24 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     """
     if target.exists() and not overwrite:
         raise CheckpointError(
-            f"expected a new name, found {target} there already; choose another one, or say that it may be overwritten"
+            f"expected a new name, found {target} there already; choose another one, or allow `overwrite`"
         )
+
+
+def check_writable(target: Path) -> None:
+    """Checks, before work that takes long, that `target` can be written.
+
+    Raises:
+        CheckpointError: the first folder above it that exists is none, or cannot be written to.
+    """
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):  # permissions alone do not tell what a read-only disk allows
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"expected a place that can be written to, found {target}: {error}; choose another"
+        ) from error
 
 
 def _replace_folder(building: Path, target: Path) -> None:

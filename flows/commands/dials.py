@@ -8,19 +8,19 @@ DIAL_HELP = (
 
 
 def parse_dials(pairs: list[str]) -> dict[str, float | int | str]:
-    """Returns the dials in `NAME=VALUE` texts.
+    """Returns the dials in `NAME=VALUE` texts; a value may be empty, as that of `anchor`.
 
     Raises:
-        BadRequestError: A text has no name or no value, or a name comes twice.
+        BadRequestError: A text has no name or no equals sign, or a name comes twice.
     """
     dials: dict[str, float | int | str] = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name.strip() and equals and value.strip()):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals):
             raise BadRequestError(f"expected a dial as NAME=VALUE, found {pair!r}; for example erasure_strength=1.5")
         if name in dials:
             raise BadRequestError(f"expected each dial once, found {name!r} twice; keep one")
-        dials[name.strip()] = _typed(value.strip())
+        dials[name] = _typed(value)
     return dials
 
 

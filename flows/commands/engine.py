@@ -58,6 +58,7 @@ def unlearn(
     """
     import scapre
     from infra.settings import load_settings
+    from scapre.writing import check_writable
 
     targets = _concepts([*(concept or []), *_lines(concepts_file)], kind, aliases=alias or [], anchors=anchor or [])
     retained = [*(retain or []), *_lines(retain_file)]
@@ -65,6 +66,8 @@ def unlearn(
         raise BadRequestError("expected a new folder to write to, found none; give --out DIR, or --dry-run")
     if out is not None and out.exists():
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
+    if out is not None and not dry_run:
+        check_writable(out)
     info = scapre.inspect_checkpoint(checkpoint)
     if not checkpoint.is_file():
         scapre.check_mergeable(info)
@@ -74,7 +77,8 @@ def unlearn(
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
     if out is None or dry_run:
-        _show_preflight(scapre.preflight(base, targets, retain=retained, method=method, cache=cache, **dials))
+        found = scapre.preflight(base, targets, retain=retained, method=method, cache=cache, **dials)
+        _show_preflight(found, targets)
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
     edit = scapre.unlearn(base, targets, retain=retained, method=method, cache=cache, **dials)
@@ -91,49 +95,62 @@ def dials(method: Annotated[str, typer.Argument(help="Unlearning method.")] = "s
     """Explain what `--dial` can set, for one method; and list the methods."""
     from scapre.methods import METHODS, find_method
 
-    table = Table("dial", "default", "meaning", title=method)
+    table = Table("dial", "default", "meaning and what it takes", title=method, show_lines=True)
     for name, one in sorted(find_method(method).dials.items()):
-        table.add_row(name, str(one.default) or "(empty)", Text(one.meaning))
+        table.add_row(name, str(one.default) or "(empty)", Text(f"{one.meaning}\n{one.expected}"))
     Console().print(table)
     typer.echo(f"methods: {', '.join(sorted(METHODS))}")
 
 
 def _concepts(names: list[str], kind: str, *, aliases: list[str], anchors: list[str]) -> list["scapre.Concept"]:
     import scapre
+    from scapre.concepts import name_key
 
     if not names:
         raise BadRequestError("expected a concept to forget, found none; give --concept NAME or --concepts-file FILE")
+    for name in names:
+        if "," in name:
+            typer.echo(f"note: {name!r} is one concept; repeat --concept for several", err=True)
     also, becomes = _of_concepts(aliases, "alias", names), _of_concepts(anchors, "anchor", names)
-    if twice := [name for name, given in becomes.items() if len(given) > 1]:
-        raise BadRequestError(f"expected one anchor for each concept, found several for {twice[0]!r}; keep one")
+    if twice := [given for given in becomes.values() if len(given) > 1]:
+        raise BadRequestError(
+            f"expected one anchor for each concept, found {' and '.join(map(repr, twice[0]))}; keep one"
+        )
     return [
         scapre.Concept(
             name,
             kind=kind,  # ty: ignore[invalid-argument-type]
-            aliases=tuple(also.get(name, ())),
-            anchor=becomes[name][0] if name in becomes else None,
+            aliases=tuple(also.get(name_key(name), ())),
+            anchor=next(iter(becomes.get(name_key(name), ())), None),
         )
         for name in names
     ]
 
 
 def _of_concepts(pairs: list[str], what: str, names: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    """Returns what each of the names, as `name_key` writes it, is given."""
+    from scapre.concepts import name_key
+
+    known, found = {name_key(name) for name in names}, {}
     for pair in pairs:
         name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or name not in names:
+        if not equals or name_key(name) not in known:
             raise BadRequestError(
                 f"expected {what} as CONCEPT={what.upper()}, CONCEPT one of those to forget, found {pair!r}"
             )
-        found.setdefault(name, []).append(value)
+        found.setdefault(name_key(name), []).append(value)
     return found
 
 
 def _show_forgotten(edit: "scapre.Edit") -> None:
+    from scapre.methods import find_method
+
     told = edit.diagnostics
     table = Table("concept", "becomes", "answer left", title="forgotten")
+    leads = find_method(edit.spec.method).leads_to_anchor
     for name, anchor in told["anchors"].items():
-        table.add_row(Text(name), Text(anchor or NOTHING), f"{told['residual_response'][name]:.0%}")
+        left = f"{told['residual_response'][name]:.0%}" if leads else "n/a"
+        table.add_row(Text(name), Text(anchor or NOTHING), left)
     Console().print(table)
     typer.echo(
         "answer left: how much of what told the concept from what it becomes; pictures decide, see `scapre judge`"
@@ -156,11 +173,20 @@ def _write(edit: "scapre.Edit", checkpoint: Path, out: Path) -> Path:
     return out / name
 
 
-def _show_preflight(found: "scapre.Preflight") -> None:
+def _show_preflight(found: "scapre.Preflight", targets: list["scapre.Concept"]) -> None:
     console = Console()
-    becomes = Table("concept", "becomes", title="targets")
+    becomes = Table("concept", "becomes", "chosen as", title="targets")
+    given = {target.name for target in targets if target.anchor is not None}
+    named, guessed = frozenset(found.retain_named), frozenset(found.retain_found)
     for name, anchor in found.anchors.items():
-        becomes.add_row(Text(name), Text(anchor or NOTHING))
+        chosen = "the default"
+        if name in given:
+            chosen = "the anchor given"
+        elif anchor in named:
+            chosen = "nearest name to retain"
+        elif anchor in guessed:
+            chosen = "a near name found"
+        becomes.add_row(Text(name), Text(anchor or NOTHING), chosen)
     at_risk = Table("retained name", "near target", "cosine", title="nearest retained names, most at risk first")
     for one in found.at_risk:
         at_risk.add_row(Text(one.name), Text(one.target), f"{one.cosine:.2f}")

@@ -35,7 +35,9 @@ def export(
     rank: Annotated[
         int | None, typer.Option(help="Rank of the LoRA: larger is closer to the edit, and a larger file.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is at OUT already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the checkpoint or file that is at OUT already.")
+    ] = False,
 ) -> int:
     """Give an edit away in the form another program reads.
 
@@ -70,10 +72,6 @@ def _check_export(out: Path, kind: ExportKind, rank: int | None, *, force: bool)
         raise BadRequestError("expected a rank for the LoRA, found none; give --rank, for example --rank 16")
     if kind is not ExportKind.LORA and rank is not None:
         raise BadRequestError(f"expected no rank for {kind.value}, found {rank}; leave --rank out or give --as lora")
-    if kind is not ExportKind.FOLDER and out.suffix != ".safetensors":
-        raise BadRequestError(
-            f"expected a name that ends in .safetensors, found {out.name}; other programs look for it"
-        )
     if out.exists() and not force:
         raise BadRequestError(
             f"expected a new name, found {out}, which exists; choose another or replace it by --force"

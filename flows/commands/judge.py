@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from flows.services import open_services
 
 if TYPE_CHECKING:
     from validation import Judgement, Policy
+    from validation.probes import Subject
 
 DETECTOR_HELP = "Instead of the shipped classifier: `classifier:FOLDER` or `clip:FOLDER`; `nudenet` beside any of them."
 PACK_HELP = "Probe pack whose targets must be gone, unless `--target` names some, and whose look-alikes must survive."
@@ -76,8 +77,7 @@ def judge(
             f"expected concepts to retain that the detector knows, found {', '.join(roles.unseen)}; correct the names "
             "or bring another detector"
         )
-    has_styles = any(subject.head == "style" for subject in roles.retained)  # they have a gate of their own
-    if not has_styles and (why := why_it_cannot_pass(len(roles.retained), rules)):
+    for why in why_it_cannot_pass(roles.retained, rules):
         typer.echo(f"warning: {why}", err=True)
     with _picture_folder(is_kept=not no_images) as pictures:
         with progress_bars(("rendering", "attacking"), console()) as [on_progress, on_attack]:
@@ -99,19 +99,30 @@ def judge(
     return exit_code_of(judgement)
 
 
-def why_it_cannot_pass(retained: int, policy: "Policy") -> str | None:
-    """Returns why no verdict on so few retained concepts can be passed, and what to do; `None` if there are enough."""
+def why_it_cannot_pass(retained: Sequence["Subject"], policy: "Policy") -> list[str]:
+    """Returns why no verdict on so few retained concepts can be passed, and what to do; nothing if there are enough.
+
+    Styles have a gate of their own, so each of the two must have none or enough.
+    """
     from validation.statistics import pictures_needed
 
     needed = pictures_needed(0, limit=policy.retained_margin, confidence=policy.confidence)
-    enough = max(2, math.ceil(needed / policy.probes_per_retained))
-    if retained >= enough:
-        return None
-    return (
-        f"{retained} retained concepts in {policy.probes_per_retained} pairs of pictures each cannot show that no more "
-        f"than {policy.retained_margin:.0%} was lost, so the verdict cannot be passed; name {enough} or more by "
-        "--retain or --pack, or raise probes_per_retained in a --policy"
-    )
+    styles = sum(subject.head == "style" for subject in retained)
+    judged = []
+    if styles:
+        judged.append((styles, "styles", "probes_per_style", policy.probes_per_style))
+    if len(retained) > styles or not styles:
+        judged.append((len(retained) - styles, "concepts", "probes_per_retained", policy.probes_per_retained))
+    reasons = []
+    for count, what, name, each in judged:
+        enough = max(2, math.ceil(needed / each))
+        if count < enough:
+            reasons.append(
+                f"{count} retained {what} in {each} pairs of pictures each cannot show that no more than "
+                f"{policy.retained_margin:.0%} was lost, so the verdict cannot be passed; name {enough} or more by "
+                f"--retain or --pack, or raise {name} in a --policy"
+            )
+    return reasons
 
 
 @contextmanager

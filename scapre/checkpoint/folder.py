@@ -19,6 +19,8 @@ from scapre.errors import CheckpointError, UnsupportedArchitectureError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 ENCODER_STEM, DENOISER_STEM = "model", "diffusion_pytorch_model"
+MODEL_INDEX = "model_index.json"
+"""What makes a folder a checkpoint in diffusers' layout."""
 
 
 def inspect_folder(folder: Path) -> CheckpointInfo:
@@ -29,7 +31,7 @@ def inspect_folder(folder: Path) -> CheckpointInfo:
         UnsupportedArchitectureError: a pipeline or component without an adapter.
     """
     refuse_pickles(folder)
-    index = _read_json(folder / "model_index.json")
+    index = _read_json(folder / MODEL_INDEX)
     architecture = find_architecture(str(index.get("_class_name")))
     for component in _encoders_held(architecture, index):
         _check_tokenizer(folder / tokenizer_of(component))
@@ -65,7 +67,7 @@ def read_folder(info: CheckpointInfo) -> BaseModel:
     Raises:
         CheckpointError: a text encoder or tokenizer cannot be read, or lacks weights.
     """
-    index, architecture = _read_json(info.path / "model_index.json"), info.adapter
+    index, architecture = _read_json(info.path / MODEL_INDEX), info.adapter
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
     encoders = {}
     for component in _encoders_held(architecture, index):

@@ -23,7 +23,10 @@ def inspect_checkpoint(checkpoint: Path | str | SingleFile) -> CheckpointInfo:
         return inspect_folder(path)
     if path.is_file():
         return inspect_single_file(path)
-    raise CheckpointError(f"expected a folder in diffusers' layout or a safetensors file, found nothing at {path}")
+    raise CheckpointError(
+        f"expected a folder in diffusers' layout or a safetensors file, found nothing at {path}; "
+        "what is on a hub must be downloaded first"
+    )
 
 
 def read_base(pipeline_or_path: Any) -> BaseModel:

@@ -16,8 +16,8 @@ from scapre.checkpoint.folder import DENOISER_STEM, weight_files
 from scapre.checkpoint.tensor_files import everything_in, flip_bits
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
-from scapre.exports.base import changed_names, check_apart, read_own_base, source_of
-from scapre.writing import flush, new_folder, refuse_existing
+from scapre.exports.base import changed_names, check_place, read_own_base, source_of
+from scapre.writing import flush, new_folder
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".onnx", ".msgpack", ".h5", ".gguf"})
 """Files in which programs look for weights; pickles are refused before."""
@@ -32,8 +32,7 @@ def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, o
             Nothing is left behind.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
-    check_apart(source, target)
-    refuse_existing(target, overwrite=overwrite)
+    check_place(source, target, overwrite=overwrite, for_folder=True)
     info = inspect_checkpoint(source)
     check_mergeable(info)
     read_own_base(edit, info)

@@ -24,8 +24,8 @@ from scapre.concepts import canonical_json
 from scapre.determinism import single_threaded
 from scapre.edit import Edit
 from scapre.errors import DialError
-from scapre.exports.base import changed_names, check_apart, read_own_base, source_of
-from scapre.writing import new_file, refuse_existing
+from scapre.exports.base import changed_names, check_place, read_own_base, source_of
+from scapre.writing import new_file
 
 NEGLIGIBLE = 1e-16
 FAITHFUL = 0.01
@@ -73,8 +73,7 @@ def export_lora(
         CheckpointError: `out` exists, or cannot be written.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
-    check_apart(source, target)
-    refuse_existing(target, overwrite=overwrite)
+    check_place(source, target, overwrite=overwrite, for_folder=False)
     base = read_own_base(edit, inspect_checkpoint(source))
     highest = min(min(weight.shape) for weight in base.projections.values())
     if not 1 <= rank <= highest:

@@ -38,9 +38,9 @@ from scapre.checkpoint.tensor_files import (
 from scapre.concepts import canonical_json
 from scapre.edit import Edit
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
-from scapre.exports.base import changed_names, check_apart, read_own_base, source_of
+from scapre.exports.base import changed_names, check_place, read_own_base, source_of
 from scapre.text import plain_name
-from scapre.writing import new_file, refuse_existing
+from scapre.writing import new_file
 
 _LINEAR = "use_linear_projection"
 Held = dict[str, tuple[Path, StoredTensor]]
@@ -58,8 +58,7 @@ def export_single_file(
         CheckpointError: `out` exists, or cannot be written.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
-    check_apart(source, target)
-    refuse_existing(target, overwrite=overwrite)
+    check_place(source, target, overwrite=overwrite, for_folder=False)
     info = inspect_checkpoint(source)
     check_layout(info.pipeline_class)
     read_own_base(edit, info)

@@ -1,5 +1,6 @@
 """What a method is: named dials with their equations, and a function from statistics to weight changes."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,10 @@ from scapre.concepts import DialValue
 from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics, target_batches
+from scapre.neighbours import NEAREST
+
+SURELY_MEANT = 0.8
+"""Share of letters in common from which a text is taken for a misspelled word."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Dial:
     choices: tuple[str, ...] = ()
     """Words it takes; with a minimum it takes numbers as well."""
     is_text: bool = False
-    """Takes any text."""
+    """Takes any text, but none that looks like one of its words misspelled."""
     is_whole: bool = False
     """Takes whole numbers only, as a dial with a whole number for default always does."""
 
@@ -36,27 +41,39 @@ class Dial:
         Raises:
             DialError: it is of another type or out of range.
         """
-        if isinstance(value, str) and (self.is_text or value in self.choices):
+        if isinstance(value, str) and value in self.choices:
             return value
+        if isinstance(value, str) and self.is_text:
+            return self._accept_text(name, value)
         if self.minimum is None or isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
-            raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
+            raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
         above = self.maximum is not None and value > self.maximum
         if not value >= self.minimum or above or value == float("inf"):
-            raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
+            raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
         if not self._takes_whole_numbers:
             return float(value)
         if value != int(value):
-            raise DialError(f"dial {name}: expected {self._expected()}, found {value!r}")
+            raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
         return int(value)
 
     @property
     def _takes_whole_numbers(self) -> bool:
         return self.is_whole or isinstance(self.default, int)
 
-    def _expected(self) -> str:
-        if self.is_text:
-            return "a text"
+    def _accept_text(self, name: str, value: str) -> str:
+        text = " ".join(value.split())
+        if text in self.choices:
+            return text
+        if meant := difflib.get_close_matches(text.casefold(), self.choices, n=1, cutoff=SURELY_MEANT):
+            raise DialError(f"dial {name}: expected {self.expected}, found {value!r}; did you mean {meant[0]!r}?")
+        return text
+
+    @property
+    def expected(self) -> str:
+        """What it takes, in words."""
         words = [repr(choice) for choice in self.choices]
+        if self.is_text:
+            words.append("any other text" if words else "any text")
         if self.minimum is not None:
             number = "a whole number" if self._takes_whole_numbers else "a number"
             upper = "" if self.maximum is None else f" and at most {self.maximum:g}"
@@ -107,6 +124,8 @@ class Method:
     summary: str
     dials: Mapping[str, Dial]
     solve: Callable[[Problem, Dials, Stopwatch], Solution]
+    leads_to_anchor: bool = True
+    """Whether targets answer as their anchors do once forgotten; some methods only turn them away from themselves."""
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, DialValue]:
         """Returns every dial of the method with its value, defaults included.
@@ -129,7 +148,9 @@ READING_DIALS: Mapping[str, Dial] = {
     "anchor": Dial(
         _READING.anchor,
         "c': what targets without an anchor of their own become: nearest takes the nearest retained name, named "
-        "ones first (the empty prompt for unsafe content), empty is the empty prompt",
+        "ones first (the empty prompt for styles and unsafe content); another text is a prompt, an empty one the "
+        "empty prompt",
+        choices=(NEAREST,),
         is_text=True,
     ),
     "anchor_cosine": Dial(
@@ -167,7 +188,7 @@ PUBLISHED_READING_DIALS: Mapping[str, Dial] = {
 def reading_of(dials: Dials) -> Reading:
     """Returns the part of the dials that says how text is read."""
     return Reading(
-        anchor=str(dials["anchor"]).strip(),
+        anchor=str(dials["anchor"]),
         padding_slots=int(dials["slots"]),
         vocabulary=int(dials["vocabulary"]),
         neighbours=int(dials["neighbours"]),

@@ -119,4 +119,6 @@ def _second_moments(statistics: Statistics) -> tuple[Float[Tensor, "d_in d_in"],
     return targets, anchors
 
 
-METHOD = Method("oce", "an orthogonal map turns the targets' responses away (OCE)", DIALS, _solve)
+METHOD = Method(
+    "oce", "an orthogonal map turns the targets' responses away (OCE)", DIALS, _solve, leads_to_anchor=False
+)

@@ -164,4 +164,10 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     return Solution(delta, {"condition_number": condition, "mean_mask": float(systems.mask.mean())})
 
 
-METHOD = Method("scapre-released", "ScaPre's released code: a mask on the right-hand side only", DIALS, _solve)
+METHOD = Method(
+    "scapre-released",
+    "ScaPre's released code: a mask on the right-hand side only",
+    DIALS,
+    _solve,
+    leads_to_anchor=False,  # rows outside of the mask answer the target with nothing at all
+)

@@ -109,7 +109,7 @@ def said_by(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_unlearn_says_what_became_of_each_concept_and_takes_aliases_and_anchors(tmp_path: Path, capsys) -> None:
-    named = ["--concept", "tiger", "--concept", "violin", "--alias", "tiger=tigre", "--retain", "lion"]
+    named = ["--concept", "tiger", "--concept", "violin", "--alias", "Tigers=tigre", "--retain", "lion"]
     out = str(tmp_path / "out")
     code, said, _ = said_by(capsys, "unlearn", MODEL, *named, "--anchor", "violin=", "--out", out, *QUICK)
     assert code == ExitCode.OK
@@ -129,7 +129,7 @@ def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> Non
     code, said, warned = said_by(capsys, *dry, "--dial", "synonym_cosine=0.4")
     assert code == ExitCode.OK
     assert "taken for the concepts themselves, so not retained: " in said
-    assert "nobody vouches for" in warned
+    assert "nobody vouches that the model draws it" in warned
     code, said, warned = said_by(capsys, *dry, "--retain", "dog")
     assert code == ExitCode.OK
     assert "taken for" not in said  # the control: nothing lies that near
@@ -142,7 +142,8 @@ def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> Non
         ([], "expected a new folder to write to, found none; give --out DIR, or --dry-run"),
         (["--alias", "tigre"], "expected alias as CONCEPT=ALIAS"),
         (["--anchor", "lion=cat"], "CONCEPT one of those to forget, found 'lion=cat'"),
-        (["--anchor", "tiger=cat", "--anchor", "tiger=dog"], "found several for 'tiger'"),
+        (["--anchor", "tiger=cat", "--anchor", "tiger=dog"], "found 'cat' and 'dog'; keep one"),
+        (["--out", "/proc/nowhere/out"], "expected a place that can be written to, found /proc/nowhere/out"),
         (["--dry"], "see `scapre unlearn --help`"),
     ],
 )
@@ -150,6 +151,19 @@ def test_what_unlearn_cannot_act_on_is_refused(capsys, options: list[str], messa
     code, _, warned = said_by(capsys, "unlearn", MODEL, "--concept", "tiger", *options)
     assert code == ExitCode.BAD_INPUT
     assert message in warned
+
+
+def test_a_dry_run_says_why_each_concept_becomes_what_it_becomes(capsys) -> None:
+    named = ["--concept", "tiger", "--concept", "violin", "--concept", "a, b", "--retain", "lion"]
+    code, said, warned = said_by(capsys, "unlearn", MODEL, *named, "--anchor", "violin=drum", "--dry-run", *QUICK)
+    assert code == ExitCode.OK
+    assert "tiger │ lion │ nearest name to retain" in said
+    assert "violin │ drum │ the anchor given" in said
+    assert "note: 'a, b' is one concept" in warned
+    default = ["--concept", "tiger", "--dial", "anchor=", "--dry-run"]
+    code, said, warned = said_by(capsys, "unlearn", MODEL, *default, *QUICK)
+    assert "(the empty prompt) │ the default" in said
+    assert "is one concept" not in warned
 
 
 def test_dials_are_explained(capsys) -> None:

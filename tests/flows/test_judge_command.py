@@ -18,6 +18,7 @@ from flows.exit_codes import ExitCode
 from flows.takedown import DEFAULT_POLICY
 from validation import load_policy
 from validation.evidence import verify_evidence
+from validation.probes import Subject
 
 MODEL = Path(__file__).parents[2] / "infra" / "reference" / "model"
 POLICY = {  # limits that few pictures can show
@@ -119,13 +120,22 @@ def test_what_cannot_be_judged_is_refused_in_one_line_before_any_picture(scapre,
 
 def test_too_few_retained_concepts_to_pass_are_told_beforehand() -> None:
     policy = load_policy(DEFAULT_POLICY)  # 59 pairs at 8 for each concept
-    assert why_it_cannot_pass(8, policy) is None
-    said = why_it_cannot_pass(7, policy)
-    assert said is not None
+    objects = [Subject(f"object {number}") for number in range(8)]
+    styles = [Subject(f"style {number}", kind="style") for number in range(8)]
+    assert why_it_cannot_pass(objects, policy) == []
+    assert why_it_cannot_pass([*objects, *styles], policy) == []
+    assert why_it_cannot_pass(styles, policy) == []
+    [said] = why_it_cannot_pass(objects[:7], policy)
     assert "7 retained concepts in 8 pairs" in said
     assert "name 8 or more" in said
+    [said] = why_it_cannot_pass([*objects, *styles[:1]], policy)
+    assert "1 retained styles" in said
+    assert "probes_per_style" in said
+    assert len(why_it_cannot_pass([*objects[:1], *styles[:1]], policy)) == 2
+    [said] = why_it_cannot_pass([], policy)
+    assert "0 retained concepts" in said
     many = policy.model_copy(update={"probes_per_retained": 100})
-    assert "name 2 or more" in str(why_it_cannot_pass(1, many))  # one shows nothing about the others
+    assert "name 2 or more" in why_it_cannot_pass(objects[:1], many)[0]  # one shows nothing about the others
 
 
 def test_what_is_to_be_gone_and_to_survive_is_refused(scapre, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from scapre import Concept, EditSpec, InvalidConceptError
-from scapre.concepts import canonical_names, check_disjoint, name_key
+from scapre.concepts import canonical_concepts, canonical_names, check_disjoint, name_key
 from scapre.vocabulary import everyday_names, proposable_names
 
 SPEC = EditSpec(
@@ -21,6 +21,7 @@ SPEC = EditSpec(
     [
         ({"name": ""}, "at least one visible character"),
         ({"name": "   "}, "at least one visible character"),
+        ({"name": "\u200d"}, "at least one visible character"),
         ({"name": "a\x07b"}, "control characters"),
         ({"name": "x" * 201}, "at most 200"),
         ({"name": 3}, "expected a text, found int"),
@@ -111,3 +112,23 @@ def test_spellings_that_are_other_texts_to_the_encoder_are_all_retained() -> Non
     kept = canonical_names(names, "retained name")
     assert kept == canonical_names(names[::-1], "retained name")
     assert kept == ("fire engine", "fire-engine", "Lion", "lion", "lions")
+
+
+def test_what_is_no_sequence_is_refused() -> None:
+    with pytest.raises(InvalidConceptError, match="sequence of concepts or their names, found None"):
+        canonical_concepts(None)
+    with pytest.raises(InvalidConceptError, match="sequence of names, found 5 for retained name"):
+        canonical_names(5, "retained name")
+
+
+def test_joiners_belong_to_a_name_and_make_it_no_other_name() -> None:
+    joined = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # written with a joiner in Persian
+    assert Concept(joined).name == joined
+    with pytest.raises(InvalidConceptError, match="listed twice"):
+        canonical_concepts([joined, joined.replace("\u200c", "")])
+
+
+def test_punctuation_at_the_end_makes_no_other_name() -> None:
+    with pytest.raises(InvalidConceptError, match="listed twice"):
+        canonical_concepts(["tiger", "Tigers."])
+    assert len(canonical_concepts(["!", "?", "t.rex"])) == 3

@@ -99,7 +99,7 @@ def test_another_base_of_the_same_family_is_refused_with_both_digests(family: st
         assert (edit.base_digest if refused == edit.apply else edit.edited_digest) in str(refusal.value)
     assert bits(second) == before
     half = build(family, dtype=torch.bfloat16)
-    with pytest.raises(BaseMismatchError, match="in its own precision"):
+    with pytest.raises(BaseMismatchError, match="has 16 bits a number instead of 32: load it in its own precision"):
         edit.apply(half)
 
 
@@ -115,9 +115,16 @@ def test_edits_are_not_stacked(pipeline) -> None:
     with pytest.raises(BaseMismatchError, match="wears this edit"):
         edit.revert(pipeline)
     edit.apply(pipeline)
-    with pytest.raises(BaseMismatchError, match="pristine base"):
+    with pytest.raises(BaseMismatchError, match="the base with this very edit on it"):
         edit.apply(pipeline)
+    with pytest.raises(BaseMismatchError, match="compute one edit of all"):
+        scapre.unlearn(pipeline, ["horse"], vocabulary=0).apply(build("stable-diffusion-1"))
     edit.revert(pipeline)
+
+
+def test_a_base_of_another_kind_is_told(pipeline) -> None:
+    with pytest.raises(BaseMismatchError, match="another kind of model"):
+        unlearn(pipeline).apply(build("pixart-sigma"))
 
 
 def test_one_changed_bit_of_the_text_encoder_is_another_base(pipeline) -> None:
@@ -190,7 +197,7 @@ def test_a_place_that_cannot_be_written_is_named(pipeline, tmp_path: Path) -> No
 def test_a_file_without_the_header_of_an_edit_is_refused(pipeline, tmp_path: Path, header: str) -> None:
     changes = {name: change.clone() for name, change in unlearn(pipeline).changes.items()}
     save_file(changes, tmp_path / "edit.safetensors", {"scapre": header})
-    with pytest.raises(CheckpointError, match=r"edit of format 2|header of an edit"):
+    with pytest.raises(CheckpointError, match=r"edit of format 2|header of an edit|other tensors"):
         Edit.load(tmp_path / "edit.safetensors")
 
 

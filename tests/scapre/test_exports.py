@@ -371,11 +371,12 @@ def _as_lora(edit: Edit, checkpoint: Path, out: Path, **options) -> Path:
 
 
 EXPORTS = {"folder": scapre.merge, "single-file": scapre.export_single_file, "lora": _as_lora}
+PLACES = {"folder": "out", "single-file": "out.safetensors", "lora": "out.safetensors"}
 
 
 @pytest.mark.parametrize("kind", sorted(EXPORTS))
 def test_nothing_is_overwritten_unasked(checkpoint: Path, tmp_path: Path, kind: str) -> None:
-    edit, export, out = unlearn(checkpoint), EXPORTS[kind], tmp_path / "out"
+    edit, export, out = unlearn(checkpoint), EXPORTS[kind], tmp_path / PLACES[kind]
     export(edit, checkpoint, out)
     with pytest.raises(CheckpointError, match="there already"):
         export(edit, checkpoint, out)
@@ -384,7 +385,7 @@ def test_nothing_is_overwritten_unasked(checkpoint: Path, tmp_path: Path, kind: 
     changed.write_bytes(b"old")
     assert export(edit, checkpoint, out, overwrite=True) == out
     assert changed.read_bytes() != b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", PLACES[kind]]
     with pytest.raises(CheckpointError, match="outside of the checkpoint"):
         export(edit, checkpoint, checkpoint / "inside")
     with pytest.raises(CheckpointError, match="outside of the checkpoint"):
@@ -397,7 +398,7 @@ def test_what_was_there_survives_a_full_disk(checkpoint: Path, tmp_path: Path, k
     def full(_: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    edit, export, out = unlearn(checkpoint), EXPORTS[kind], tmp_path / "out"
+    edit, export, out = unlearn(checkpoint), EXPORTS[kind], tmp_path / PLACES[kind]
     export(edit, checkpoint, out)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     monkeypatch.setattr("scapre.writing.flush", full)
@@ -412,17 +413,26 @@ def test_exports_of_another_base_are_refused_with_both_digests(checkpoint: Path,
     edit = unlearn(checkpoint)
     build("stable-diffusion-1", dtype=torch.float32, seed=1).save_pretrained(tmp_path / "other")
     with pytest.raises(BaseMismatchError) as refusal:
-        EXPORTS[kind](edit, tmp_path / "other", tmp_path / "out")
+        EXPORTS[kind](edit, tmp_path / "other", tmp_path / PLACES[kind])
     assert edit.base_digest in str(refusal.value)
     assert scapre.base_digest(tmp_path / "other") in str(refusal.value)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / PLACES[kind]).exists()
 
 
 def test_places_of_the_wrong_kind_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     edit = unlearn(checkpoint)
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(CheckpointError, match="place for a file, found the folder"):
-        scapre.export_single_file(edit, checkpoint, tmp_path / "folder", overwrite=True)
+        scapre.export_single_file(edit, checkpoint, tmp_path / "folder.safetensors", overwrite=True)
+    for export in (scapre.export_single_file, _as_lora):
+        with pytest.raises(CheckpointError, match=r"ends in \.safetensors, found model\.ckpt"):
+            export(edit, checkpoint, tmp_path / "model.ckpt")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work", encoding="utf-8")
+    for mine in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
+        with pytest.raises(CheckpointError, match="holds something else"):
+            scapre.merge(edit, checkpoint, mine, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.tex").read_text(encoding="utf-8") == "years of work"
     file = scapre.export_single_file(edit, checkpoint, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="export it as a single file"):
         scapre.merge(edit, file, tmp_path / "out")
@@ -439,7 +449,7 @@ def test_no_way_round_leads_into_the_base(checkpoint: Path, tmp_path: Path, kind
         with pytest.raises(CheckpointError, match="outside of the checkpoint"):
             EXPORTS[kind](edit, checkpoint, way, overwrite=True)
     assert {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()} == before
-    EXPORTS[kind](edit, checkpoint, "../apart")  # the control
+    EXPORTS[kind](edit, checkpoint, f"../{PLACES[kind]}")  # the control
 
 
 def test_exporters_take_what_unlearn_takes(tmp_path: Path) -> None:

@@ -54,6 +54,29 @@ def test_that_nothing_is_retained_is_said(pipeline) -> None:
     assert "nothing is retained" in preflight(pipeline, Concept("cat"), retain=()).warnings[0]
 
 
+def test_an_anchor_that_holds_its_target_is_warned_about(pipeline) -> None:
+    assert "'a cat' holds its own name" in preflight(pipeline, Concept("cat", anchor="a cat")).warnings[0]
+    assert (
+        "'Hounds of war' holds"
+        in preflight(pipeline, Concept("cat", aliases=("hound",), anchor="Hounds of war")).warnings[0]
+    )
+    assert not preflight(pipeline, Concept("cat", anchor="caterpillar")).warnings
+
+
+def test_an_identity_that_becomes_somebody_else_is_warned_about(pipeline) -> None:
+    said = preflight(pipeline, Concept("cat", kind="identity")).warnings
+    assert "whoever asks for the one is shown the other" in said[0]
+    assert not preflight(pipeline, Concept("cat", kind="identity", anchor="person")).warnings
+    assert not preflight(pipeline, Concept("cat", kind="identity"), anchor="").warnings
+
+
+def test_a_name_too_long_for_the_encoder_is_refused_before_anything_is_solved(pipeline) -> None:
+    longest = " ".join(["cat"] * 45)
+    with pytest.raises(InvalidConceptError, match="expected a name that fits"):
+        preflight(pipeline, Concept(longest, aliases=("hound",)))
+    preflight(pipeline, Concept(" ".join(["cat"] * 8)))  # the control
+
+
 def test_a_retained_name_nearly_the_same_is_warned_about(pipeline) -> None:
     assert "nearer than the encoder" in preflight(pipeline, Concept("cat"), synonym_cosine=0.0).warnings[0]
     assert not preflight(pipeline, Concept("cat"), synonym_cosine=1.0).warnings

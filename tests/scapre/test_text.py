@@ -279,6 +279,8 @@ def test_words_the_tokenizer_spells_out_are_strangers(encoder) -> None:
         (Concept("cat"), "object", "object"),
         (Concept("cat"), "nearest", "horse"),
         (Concept("cat", kind="unsafe"), "nearest", ""),
+        (Concept("cat", kind="style"), "nearest", ""),
+        (Concept("cat", kind="style", anchor="horse"), "nearest", "horse"),
     ],
 )
 def test_a_target_becomes_its_anchor_or_its_nearest_named_neighbour(concept, default: str, anchor: str) -> None:
@@ -289,6 +291,17 @@ def test_a_target_becomes_its_anchor_or_its_nearest_named_neighbour(concept, def
         Near("violin", -0.1, is_named=True),
     ]
     assert choose_anchor(concept, around, default=default, closest=0.8) == anchor
+
+
+def test_a_named_name_that_holds_the_target_is_no_anchor() -> None:
+    around = [
+        Near("the panda.", 0.9, is_named=True),
+        Near("giant-pandas", 0.8, is_named=True),
+        Near("pan", 0.7, is_named=True),
+    ]
+    assert choose_anchor(Concept("panda"), around, default="nearest", closest=0.8) == "pan"
+    assert choose_anchor(Concept("bear", aliases=("panda",)), around, default="nearest", closest=0.8) == "pan"
+    assert choose_anchor(Concept("panda bear"), around, default="nearest", closest=0.8) == "the panda."
 
 
 def test_a_found_anchor_is_a_thing_and_neither_nearly_nor_partly_the_target() -> None:

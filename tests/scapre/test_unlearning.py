@@ -235,6 +235,9 @@ def test_uce_equals_its_formula(pipeline) -> None:
         ({"floor": 1.5}, DialError, "at most 1"),
         ({"noise": "loud"}, DialError, "'auto' or a number"),
         ({"row_weights": "mine"}, DialError, "'uniform' or 'per_target' or 'shared'"),
+        ({"anchor": "nearset"}, DialError, "did you mean 'nearest'"),
+        ({"anchor": "Nearest"}, DialError, "did you mean 'nearest'"),
+        ({"anchor": 3}, DialError, "dial anchor: expected 'nearest' or any other text, found 3"),
         ({"concepts": (CAT, Concept("Cats"))}, InvalidConceptError, "listed twice"),
         ({"retain": ("kitten",)}, InvalidConceptError, "both to be forgotten and retained"),
         ({"ridge": 0, "retention_strength": 0}, SingularSystemError, "raise the dial ridge"),
@@ -243,6 +246,18 @@ def test_uce_equals_its_formula(pipeline) -> None:
 def test_what_makes_no_sense_is_refused_with_a_next_step(pipeline, arguments: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         unlearn(pipeline, **arguments)
+
+
+def test_an_anchor_may_be_any_text_and_is_cleaned(pipeline) -> None:
+    assert unlearn(pipeline, anchor="  a   dog ").spec.dials["anchor"] == "a dog"
+    assert unlearn(pipeline, anchor="near a forest").spec.dials["anchor"] == "near a forest"
+
+
+@pytest.mark.parametrize("method", ["uce", "oce", "scapre-released"])
+def test_much_of_an_answer_left_is_warned_about_where_answers_lead_to_anchors(pipeline, method: str) -> None:
+    weak = unlearn(pipeline, method=method, erasure_strength=1e-3).diagnostics
+    assert min(weak["residual_response"].values()) > 0.7
+    assert any("answer nearly as far" in warning for warning in weak["warnings"]) == (method == "uce")
 
 
 def test_a_blank_anchor_is_the_empty_prompt(pipeline) -> None:

@@ -43,10 +43,12 @@ def find_label(labels: Sequence[str], subject: Subject) -> int:
             f"expected one label for {subject.name!r}, found {[labels[i] for i in found]}; name one in full"
         )
     names = sorted({name for label in labels for name in (label.casefold(), *_synonyms(label))})
-    nearest = difflib.get_close_matches(wanted, names, n=_NEAREST_LABELS, cutoff=0.5) or names[:_NEAREST_LABELS]
+    nearest = difflib.get_close_matches(wanted, names, n=_NEAREST_LABELS, cutoff=0.5)
+    shown, which = ", ".join(nearest or names[:_NEAREST_LABELS]), "nearest" if nearest else "some"
     raise UnknownLabelError(
-        f"expected a concept that the detector knows, found {subject.name!r}; nearest of its {len(labels)} labels: "
-        f"{', '.join(nearest)}. What cannot be seen cannot be judged: correct the name or bring another detector"
+        f"expected a concept that the detector knows, found {subject.name!r}; {which} of its "
+        f"{len(labels)} labels: {shown}. What cannot be seen cannot be judged: correct the name or bring another "
+        "detector"
     )
 
 
