@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.commands.dials import DIAL_HELP, parse_dials
+from flows.commands.tables import table_of_risks, table_of_targets
 from flows.errors import BadRequestError
 from flows.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     import scapre
 
-NOTHING = "nothing in particular (the empty prompt)"
 SYNONYMS_SHOWN = 20
 CHECKPOINT_HELP = (
     "A checkpoint: a folder in the diffusers layout, or one safetensors file of Stable Diffusion 1.x, 2.x or XL."
@@ -146,12 +146,9 @@ def _show_forgotten(edit: "scapre.Edit") -> None:
     from scapre.methods import find_method
 
     told = edit.diagnostics
-    table = Table("concept", "becomes", "answer left", title="forgotten")
     leads = find_method(edit.spec.method).leads_to_anchor
-    for name, anchor in told["anchors"].items():
-        left = f"{told['residual_response'][name]:.0%}" if leads else "n/a"
-        table.add_row(Text(name), Text(anchor or NOTHING), left)
-    Console().print(table)
+    left = {name: f"{share:.0%}" if leads else "n/a" for name, share in told["residual_response"].items()}
+    Console().print(table_of_targets(told["anchors"], answer_left=left))
     typer.echo(
         "answer left: how much of what told the concept from what it becomes; pictures decide, see `scapre judge`"
     )
@@ -175,22 +172,8 @@ def _write(edit: "scapre.Edit", checkpoint: Path, out: Path) -> Path:
 
 def _show_preflight(found: "scapre.Preflight", targets: list["scapre.Concept"]) -> None:
     console = Console()
-    becomes = Table("concept", "becomes", "chosen as", title="targets")
-    given = {target.name for target in targets if target.anchor is not None}
-    named, guessed = frozenset(found.retain_named), frozenset(found.retain_found)
-    for name, anchor in found.anchors.items():
-        chosen = "the default"
-        if name in given:
-            chosen = "the anchor given"
-        elif anchor in named:
-            chosen = "nearest name to retain"
-        elif anchor in guessed:
-            chosen = "a near name found"
-        becomes.add_row(Text(name), Text(anchor or NOTHING), chosen)
-    at_risk = Table("retained name", "near target", "cosine", title="nearest retained names, most at risk first")
-    for one in found.at_risk:
-        at_risk.add_row(Text(one.name), Text(one.target), f"{one.cosine:.2f}")
-    console.print(becomes, at_risk)
+    chosen_as = {target.name: _why(target, found) for target in targets}
+    console.print(table_of_targets(found.anchors, chosen_as=chosen_as), table_of_risks(found.at_risk))
     console.print(
         f"retained: {len(found.retain_named)} named, {len(found.retain_found)} found in the vocabulary; "
         f"{len(found.synonyms_left_out)} left out as synonyms, {len(found.strangers_left_out)} as unknown words"
@@ -200,6 +183,16 @@ def _show_preflight(found: "scapre.Preflight", targets: list["scapre.Concept"]) 
         console.print(f"taken for the concepts themselves, so not retained: {shown}", markup=False, emoji=False)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+def _why(target: "scapre.Concept", found: "scapre.Preflight") -> str:
+    """Returns how it was chosen what a target becomes."""
+    anchor = found.anchors[target.name]
+    if target.anchor is not None:
+        return "the anchor given"
+    if anchor in found.retain_named:
+        return "nearest name to retain"
+    return "a near name found" if anchor in found.retain_found else "the default"
 
 
 def settings() -> None:

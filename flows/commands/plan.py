@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from flows.commands.dials import DIAL_HELP, parse_dials
-from flows.commands.engine import NOTHING
+from flows.commands.tables import table_of_risks, table_of_targets
 from flows.progress import console as people
 from flows.progress import progress_bar
 from flows.services import open_services
 
 if TYPE_CHECKING:
     from flows.outlook import Outlook
-
-AT_RISK_SHOWN = 10
 
 
 def plan(
@@ -68,13 +65,7 @@ def _show(found: "Outlook", console: Console) -> None:
     facts.add_row("drawing", f"at most {time.pictures} pictures in {minutes:.0f} min, {each:.2f} s each")
     facts.add_row("", f"measured by {time.measured_by}")
     console.print(facts)
-    becomes = Table("concept", "becomes", title="to forget")
-    for name, anchor in found.anchors.items():
-        becomes.add_row(Text(name), Text(anchor or NOTHING))
-    at_risk = Table("retained name", "near", "cosine", title="neighbours at risk, most first")
-    for one in found.at_risk[:AT_RISK_SHOWN]:
-        at_risk.add_row(Text(one.name), Text(one.target), f"{one.cosine:.2f}")
-    console.print(becomes, at_risk)
+    console.print(table_of_targets(found.anchors), table_of_risks(found.at_risk))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if found.curve is not None:
