@@ -113,9 +113,12 @@ def _refuse_same_name(
 ) -> None:
     for other_name in sorted(same & owners.keys()):
         if rivals := [other for other in owners[other_name] if other is not placed]:
+            both = f"{name!r} and {other_name!r} are one text to this encoder"
+            if name == other_name:
+                both = f"{name!r} is a name of both"
             raise InvalidConceptError(
-                f"targets {placed.concept.name!r} and {rivals[0].concept.name!r}: {name!r} and {other_name!r} are one "
-                "text to this encoder; make them one target with an alias"
+                f"targets {placed.concept.name!r} and {rivals[0].concept.name!r}: {both}; make them one target with "
+                "an alias"
             )
     if retained := sorted(same.intersection(kept)):
         raise InvalidConceptError(
@@ -157,7 +160,7 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
         yield "nothing is retained, so whatever lies near a target may go with it; name what must survive"
     chosen = [placed for placed in passage.targets if placed.concept.anchor is None and reading.anchor == NEAREST]
     found = frozenset(passage.near.found)
-    if guessed := [placed for placed in chosen if placed.anchor in found]:
+    if guessed := [placed for placed in chosen if placed.concept.kind != "style" and placed.anchor in found]:
         yield (
             f"{_becoming(guessed)}: found by the engine, and nobody vouches that the model draws it; where it does "
             "not, the target may survive in it: name what must survive, or an anchor"

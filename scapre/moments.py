@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.concepts import Concept
+from scapre.concepts import Concept, word_keys, word_runs
 from scapre.embeddings import (
     BARE,
     EMPTY_PROMPT,
@@ -25,7 +25,7 @@ from scapre.embeddings import (
     spread_templates,
     templates_of,
 )
-from scapre.neighbours import NEAREST, Near, Neighbourhood, choose_anchor, find_neighbours
+from scapre.neighbours import NEAREST, PLAIN_PICTURE, Near, Neighbourhood, choose_anchor, find_neighbours
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
 """Weight of each group of retained text in K0 while no more slots are named than found; see `Retained.shares`."""
@@ -195,9 +195,10 @@ def read_text(
         most=reading.vocabulary,
         synonym_cosine=reading.synonym_cosine,
     )
+    plain = _plain_picture(encoder, concepts, reading.longest_word)
     unknown = frozenset(name for name in near.retained if not encoder.knows(name))
     passage = Passage(
-        targets=tuple(_place(concept, near, unknown, reading) for concept in concepts),
+        targets=tuple(_place(concept, near, unknown, reading, plain) for concept in concepts),
         named=tuple(named),
         near=near,
         strangers=strangers,
@@ -226,11 +227,19 @@ def _part_strangers(
     return tuple(n for n in names if n in familiar), tuple(n for n in names if n not in familiar)
 
 
-def _place(concept: Concept, near: Neighbourhood, unknown: frozenset[str], reading: Reading) -> Placed:
+def _plain_picture(encoder: PromptEncoder, concepts: Sequence[Concept], longest: int) -> str:
+    """Returns words for a picture in no style, the empty prompt if they are unfamiliar or some are to be forgotten."""
+    familiar, _ = _part_strangers(encoder, [PLAIN_PICTURE], longest)
+    forgotten = {word_keys(name) for concept in concepts for name in concept.names}
+    is_known = familiar and encoder.knows(PLAIN_PICTURE)
+    return PLAIN_PICTURE if is_known and forgotten.isdisjoint(word_runs(PLAIN_PICTURE)) else EMPTY_PROMPT
+
+
+def _place(concept: Concept, near: Neighbourhood, unknown: frozenset[str], reading: Reading, plain: str) -> Placed:
     # whoever names what must survive names the look-alikes
     rivals = (one for one in near.around(concept.name) if one.is_named or not near.named)
     known = (one for one in near.around(concept.name) if one.name not in unknown)
-    anchor = choose_anchor(concept, known, default=reading.anchor, closest=reading.anchor_cosine)
+    anchor = choose_anchor(concept, known, default=reading.anchor, closest=reading.anchor_cosine, plain=plain)
     return Placed(concept, anchor, tuple(islice(rivals, reading.neighbours)))
 
 

@@ -17,6 +17,8 @@ from scapre.concepts import Concept, word_keys, word_runs
 from scapre.embeddings import BARE, EMPTY_PROMPT, PromptEncoder, fill
 from scapre.vocabulary import shapeless_names
 
+PLAIN_PICTURE = "a photo"
+"""What is drawn in no style."""
 NEAREST = "nearest"
 """Value of the dial `anchor` that lets each target become its nearest retained neighbour."""
 
@@ -108,21 +110,24 @@ def find_neighbours(
     )
 
 
-def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, closest: float) -> str:
+def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, closest: float, plain: str) -> str:
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
     Names the user wants kept come first, if the target is more like them than like the average name: the user vouches
     that the base draws them, and as something else. One that holds the target's own name ("the tiger") would be drawn
     as the target. A name the engine found is a guess. It must not be nearer than `closest` nor share a word with the
     target, since what is nearly the target, or a part of its name, would be drawn as the target; and it must name a
-    thing. Unsafe content becomes the empty prompt, since what lies near it is seldom better, and so does a style: of
-    retained names nobody says which are styles, and one that became an object would put it into every picture.
+    thing. A style becomes `plain`, words for a picture in no style: of retained names nobody says which are styles, and
+    one that became an object would put it into every picture. Unsafe content becomes the empty prompt, since what lies
+    near it is seldom better.
     """
     if concept.anchor is not None:
         return concept.anchor
     if default != NEAREST:
         return default
-    if concept.kind in ("style", "unsafe"):
+    if concept.kind == "style":
+        return plain
+    if concept.kind == "unsafe":
         return EMPTY_PROMPT
     names = [word_keys(name) for name in concept.names]
     own_words = {word for name in names for word in name}

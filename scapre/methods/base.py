@@ -148,8 +148,8 @@ READING_DIALS: Mapping[str, Dial] = {
     "anchor": Dial(
         _READING.anchor,
         "c': what targets without an anchor of their own become: nearest takes the nearest retained name, named "
-        "ones first (the empty prompt for styles and unsafe content); another text is a prompt, an empty one the "
-        "empty prompt",
+        "ones first ('a photo' for styles, the empty prompt for unsafe content); another text is a prompt, an empty "
+        "one the empty prompt",
         choices=(NEAREST,),
         is_text=True,
     ),

@@ -46,7 +46,7 @@ def test_an_anchor_that_is_one_text_with_its_target_is_refused(make_pipeline) ->
 
 
 def test_two_targets_that_share_an_alias_are_refused(pipeline) -> None:
-    with pytest.raises(InvalidConceptError, match="targets 'cat' and 'dog': 'kitten' and 'kitten' are one"):
+    with pytest.raises(InvalidConceptError, match="targets 'cat' and 'dog': 'kitten' is a name of both"):
         preflight(pipeline, Concept("cat", aliases=("kitten",)), Concept("dog", aliases=("kitten",)), retain=("horse",))
 
 
@@ -68,6 +68,24 @@ def test_an_identity_that_becomes_somebody_else_is_warned_about(pipeline) -> Non
     assert "whoever asks for the one is shown the other" in said[0]
     assert not preflight(pipeline, Concept("cat", kind="identity", anchor="person")).warnings
     assert not preflight(pipeline, Concept("cat", kind="identity"), anchor="").warnings
+
+
+def test_a_style_becomes_a_picture_in_no_style(pipeline) -> None:
+    style = Concept("van gogh", kind="style")
+    found = preflight(pipeline, style, vocabulary=2000, longest_word=0)
+    assert found.anchors == {"van gogh": "a photo"}
+    assert "a photo" in found.retain_found  # and still nobody need vouch for it
+    assert not any("vouches" in warning for warning in found.warnings)
+    assert preflight(pipeline, style, Concept("photo")).anchors["van gogh"] == ""
+    assert preflight(pipeline, style, Concept("phot")).anchors["van gogh"] == "a photo"
+
+
+@pytest.mark.parametrize(("family", "words"), [("stable-diffusion-1", "a wombat"), ("pixart-sigma", "\u7167")])
+def test_a_style_becomes_nothing_where_the_encoder_does_not_know_the_words(
+    monkeypatch, family: str, words: str
+) -> None:
+    monkeypatch.setattr("scapre.moments.PLAIN_PICTURE", words)
+    assert preflight(build(family), Concept("van gogh", kind="style")).anchors == {"van gogh": ""}
 
 
 def test_a_name_too_long_for_the_encoder_is_refused_before_anything_is_solved(pipeline) -> None:

@@ -279,7 +279,8 @@ def test_words_the_tokenizer_spells_out_are_strangers(encoder) -> None:
         (Concept("cat"), "object", "object"),
         (Concept("cat"), "nearest", "horse"),
         (Concept("cat", kind="unsafe"), "nearest", ""),
-        (Concept("cat", kind="style"), "nearest", ""),
+        (Concept("cat", kind="style"), "nearest", "a photo"),
+        (Concept("cat", kind="style"), "", ""),
         (Concept("cat", kind="style", anchor="horse"), "nearest", "horse"),
     ],
 )
@@ -290,7 +291,7 @@ def test_a_target_becomes_its_anchor_or_its_nearest_named_neighbour(concept, def
         Near("horse", 0.5, is_named=True),
         Near("violin", -0.1, is_named=True),
     ]
-    assert choose_anchor(concept, around, default=default, closest=0.8) == anchor
+    assert choose_anchor(concept, around, default=default, closest=0.8, plain="a photo") == anchor
 
 
 def test_a_named_name_that_holds_the_target_is_no_anchor() -> None:
@@ -299,9 +300,12 @@ def test_a_named_name_that_holds_the_target_is_no_anchor() -> None:
         Near("giant-pandas", 0.8, is_named=True),
         Near("pan", 0.7, is_named=True),
     ]
-    assert choose_anchor(Concept("panda"), around, default="nearest", closest=0.8) == "pan"
-    assert choose_anchor(Concept("bear", aliases=("panda",)), around, default="nearest", closest=0.8) == "pan"
-    assert choose_anchor(Concept("panda bear"), around, default="nearest", closest=0.8) == "the panda."
+    assert choose_anchor(Concept("panda"), around, default="nearest", closest=0.8, plain="a photo") == "pan"
+    assert (
+        choose_anchor(Concept("bear", aliases=("panda",)), around, default="nearest", closest=0.8, plain="a photo")
+        == "pan"
+    )
+    assert choose_anchor(Concept("panda bear"), around, default="nearest", closest=0.8, plain="a photo") == "the panda."
 
 
 def test_a_found_anchor_is_a_thing_and_neither_nearly_nor_partly_the_target() -> None:
@@ -313,12 +317,12 @@ def test_a_found_anchor_is_a_thing_and_neither_nearly_nor_partly_the_target() ->
         Near("violin", -0.1, is_named=True),  # named, and less like the target than the average name
     ]
     tiger_cat = Concept("tiger cat")
-    assert choose_anchor(tiger_cat, around, default="nearest", closest=0.8) == "dog"
-    assert choose_anchor(Concept("tiger"), around, default="nearest", closest=0.8) == "cats"
-    assert choose_anchor(tiger_cat, around, default="nearest", closest=0.9) == "wildcat"
-    assert choose_anchor(tiger_cat, around[:3], default="nearest", closest=0.8) == ""
+    assert choose_anchor(tiger_cat, around, default="nearest", closest=0.8, plain="a photo") == "dog"
+    assert choose_anchor(Concept("tiger"), around, default="nearest", closest=0.8, plain="a photo") == "cats"
+    assert choose_anchor(tiger_cat, around, default="nearest", closest=0.9, plain="a photo") == "wildcat"
+    assert choose_anchor(tiger_cat, around[:3], default="nearest", closest=0.8, plain="a photo") == ""
     named = [Near("wildcat", 0.85, is_named=True), *around[1:]]
-    assert choose_anchor(tiger_cat, named, default="nearest", closest=0.8) == "wildcat"
+    assert choose_anchor(tiger_cat, named, default="nearest", closest=0.8, plain="a photo") == "wildcat"
 
 
 def test_without_retained_names_the_anchor_is_neutral(encoder) -> None:
