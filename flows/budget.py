@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from flows.errors import BadRequestError
 from flows.requests import TakedownRequest
+from scapre.concepts import name_key
 from validation import Policy
 from validation.attacks.budget import AGAINST, drawn_pictures
 from validation.statistics import pictures_needed
@@ -68,7 +69,7 @@ def pictures_of_others(policy: Policy, *, retained: int, hidden: int) -> int:
 
 
 def _targets(requests: Mapping[str, TakedownRequest]) -> set[str]:
-    return {subject.concept.casefold() for request in requests.values() for subject in request.subjects}
+    return {name_key(subject.concept) for request in requests.values() for subject in request.subjects}
 
 
 def _least(policy: Policy) -> int:

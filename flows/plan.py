@@ -10,6 +10,7 @@ import rfc8785
 
 from flows.errors import BadRequestError
 from flows.requests import Subject, TakedownRequest
+from scapre.concepts import name_key
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ def make_plan(
             "add one with `scapre request add FILE`"
         )
     subjects = union(chosen)
-    targets = {name.casefold() for subject in subjects for name in (subject.concept, *subject.aliases)}
+    targets = {name_key(name) for subject in subjects for name in (subject.concept, *subject.aliases)}
     # A concept that one request takes down is no longer anybody's to retain, nor what another becomes.
     subjects = tuple(
-        subject.model_copy(update={"anchor": None}) if (subject.anchor or "").casefold() in targets else subject
+        subject.model_copy(update={"anchor": None}) if name_key(subject.anchor or "") in targets else subject
         for subject in subjects
     )
-    retain = {name for request in chosen.values() for name in request.retain if name.casefold() not in targets}
+    retain = {name for request in chosen.values() for name in request.retain if name_key(name) not in targets}
     return Plan(
         base=base,
         base_digest=base_digest,
@@ -105,7 +106,7 @@ def make_plan(
 
 
 def union(requests: Mapping[str, TakedownRequest]) -> tuple[Subject, ...]:
-    """Returns every concept that requests name, once, sorted by name.
+    """Returns every concept that requests name, once, sorted by name; another spelling of it is an alias.
 
     Raises:
         BadRequestError: Two requests disagree on what a concept is or becomes.
@@ -113,7 +114,7 @@ def union(requests: Mapping[str, TakedownRequest]) -> tuple[Subject, ...]:
     merged: dict[str, Subject] = {}
     for request_id, request in requests.items():
         for subject in request.subjects:
-            name = subject.concept.casefold()
+            name = name_key(subject.concept)
             earlier = merged.get(name)
             if earlier is None:
                 merged[name] = subject
@@ -123,6 +124,6 @@ def union(requests: Mapping[str, TakedownRequest]) -> tuple[Subject, ...]:
                     f"expected requests that name {subject.concept!r} to agree on kind and anchor, found {request_id} "
                     f"to differ from an earlier one; withdraw or correct one of them"
                 )
-            aliases = tuple(sorted({*earlier.aliases, *subject.aliases}))
+            aliases = tuple(sorted({*earlier.aliases, *subject.aliases, subject.concept} - {earlier.concept}))
             merged[name] = earlier.model_copy(update={"aliases": aliases})
     return tuple(merged[name] for name in sorted(merged))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.requests import TakedownRequest
+from scapre.concepts import name_key
 from validation import GateResult
 from validation.formats import percent_down, percent_up, points_down, points_up
 
@@ -49,11 +50,11 @@ class Regression:
 
 
 def subject_names(requests: Mapping[str, TakedownRequest]) -> dict[str, tuple[str, ...]]:
-    """Returns the opaque names of every concept, by its name in lower case."""
+    """Returns the opaque names of every concept, by its `name_key`."""
     names: dict[str, tuple[str, ...]] = {}
     for request_id, request in sorted(requests.items()):
         for number, subject in enumerate(sorted(request.subjects, key=lambda each: each.concept), start=1):
-            key = subject.concept.casefold()
+            key = name_key(subject.concept)
             names[key] = (*names.get(key, ()), f"{request_id}#{number}")
     return names
 
@@ -75,7 +76,7 @@ def find_regressions(
             continue
         earlier = before.get((gate.gate, gate.role, gate.concept, gate.pack, gate.attack))
         if _is_worse(gate, earlier):
-            subjects = names.get(gate.concept.casefold(), ()) if gate.concept else ()
+            subjects = names.get(name_key(gate.concept), ()) if gate.concept else ()
             found.append(Regression(gate.gate, gate.role, gate.attack or gate.pack, subjects, _found(gate, earlier)))
     return found
 
@@ -85,7 +86,7 @@ def list_not_passed(gates: Iterable[GateResult], *, names: Mapping[str, tuple[st
     lines = []
     for gate in gates:
         if gate.is_gated and gate.verdict != "passed":
-            subjects = names.get(gate.concept.casefold(), ()) if gate.concept else ()
+            subjects = names.get(name_key(gate.concept), ()) if gate.concept else ()
             what = ", ".join(subjects) or f"{gate.role or 'all'} concepts"
             lines.append(f"{_rule(gate.gate, gate.attack or gate.pack)}: {what}: {gate.verdict}")
     return lines

@@ -190,8 +190,8 @@ def _why(target: "scapre.Concept", found: "scapre.Preflight") -> str:
     anchor = found.anchors[target.name]
     if target.anchor is not None:
         return "the anchor given"
-    if target.kind in ("style", "unsafe"):
-        return f"the default for {target.kind}"
+    if target.kind in ("style", "unsafe"):  # never become a neighbour
+        return "the default"
     if anchor in found.retain_named:
         return "nearest name to retain"
     return "a near name found" if anchor in found.retain_found else "the default"

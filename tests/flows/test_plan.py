@@ -3,9 +3,11 @@ from datetime import date
 
 import pytest
 
+import scapre
 from flows.errors import BadRequestError
 from flows.plan import make_plan
 from flows.requests import Requester, Subject, TakedownRequest
+from scapre.concepts import canonical_concepts
 from scapre.methods import find_method
 
 
@@ -43,6 +45,15 @@ def test_a_plan_is_the_union_of_all_requests_for_its_base():
 def test_what_one_request_takes_down_no_other_retains():
     made = plan(request("tiger"), request("rose", retain=("tiger", "lion")))
     assert made.retain == ("lion",)
+
+
+def test_another_spelling_is_the_same_concept_and_forgotten_too():
+    made = plan(request("tiger"), request("Tigers", "fire engine", retain=("Fire-Engines", "fire", "lions")))
+    merged = next(subject for subject in made.subjects if "tiger" in subject.concept.casefold())
+    assert {merged.concept, *merged.aliases} >= {"tiger", "Tigers", "tiger alias", "Tigers alias"}
+    assert len(made.subjects) == 2
+    assert made.retain == ("fire", "lions")
+    canonical_concepts(scapre.Concept(s.concept, aliases=s.aliases) for s in made.subjects)  # as the engine takes them
 
 
 def test_what_one_request_takes_down_no_other_becomes():
