@@ -95,9 +95,9 @@ def dials(method: Annotated[str, typer.Argument(help="Unlearning method.")] = "s
     """Explain what `--dial` can set, for one method; and list the methods."""
     from scapre.methods import METHODS, find_method
 
-    table = Table("dial", "default", "meaning and what it takes", title=method, show_lines=True)
+    table = Table("dial", "default", "meaning", title=method, show_lines=True)
     for name, one in sorted(find_method(method).dials.items()):
-        table.add_row(name, str(one.default) or "(empty)", Text(f"{one.meaning}\n{one.expected}"))
+        table.add_row(name, str(one.default) or "(empty)", Text(f"{one.meaning}\ntakes {one.expected}"))
     Console().print(table)
     typer.echo(f"methods: {', '.join(sorted(METHODS))}")
 
