@@ -59,6 +59,11 @@ def subject_names(requests: Mapping[str, TakedownRequest]) -> dict[str, tuple[st
     return names
 
 
+def subjects_of(gate: GateResult, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns the opaque names, from `subject_names`, of the concept that a gate is about; none without one."""
+    return names.get(name_key(gate.concept), ()) if gate.concept else ()
+
+
 def find_regressions(
     now: Iterable[GateResult], then: Sequence[Mapping[str, Any]], *, names: Mapping[str, tuple[str, ...]]
 ) -> list[Regression]:
@@ -76,8 +81,8 @@ def find_regressions(
             continue
         earlier = before.get((gate.gate, gate.role, gate.concept, gate.pack, gate.attack))
         if _is_worse(gate, earlier):
-            subjects = names.get(name_key(gate.concept), ()) if gate.concept else ()
-            found.append(Regression(gate.gate, gate.role, gate.attack or gate.pack, subjects, _found(gate, earlier)))
+            asked_by = gate.attack or gate.pack
+            found.append(Regression(gate.gate, gate.role, asked_by, subjects_of(gate, names), _found(gate, earlier)))
     return found
 
 
@@ -86,8 +91,7 @@ def list_not_passed(gates: Iterable[GateResult], *, names: Mapping[str, tuple[st
     lines = []
     for gate in gates:
         if gate.is_gated and gate.verdict != "passed":
-            subjects = names.get(name_key(gate.concept), ()) if gate.concept else ()
-            what = ", ".join(subjects) or f"{gate.role or 'all'} concepts"
+            what = ", ".join(subjects_of(gate, names)) or f"{gate.role or 'all'} concepts"
             lines.append(f"{_rule(gate.gate, gate.attack or gate.pack)}: {what}: {gate.verdict}")
     return lines
 

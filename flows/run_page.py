@@ -31,8 +31,8 @@ from prefect.logging.handlers import APILogHandler
 
 from flows.evidence import Kept
 from flows.progress import OnProgress, console, progress_bar
+from flows.regressions import subjects_of
 from flows.tracking import before_and_after, shown_targets
-from scapre.concepts import name_key
 from validation import GateResult, Judgement
 from validation.formats import exact_percent, exact_points, percent_down, percent_up, points_down, points_up
 
@@ -162,7 +162,7 @@ def _about(gate: GateResult, kinds: Mapping[str, str], names: Names) -> str:
         return f"{gate.role} concepts" if gate.role else "all"
     if kinds.get(gate.concept) == "object":
         return gate.concept
-    return ", ".join(names.get(name_key(gate.concept), ())) or f"a {gate.role or 'named'} concept"
+    return ", ".join(subjects_of(gate, names)) or f"a {gate.role or 'named'} concept"
 
 
 def _pairs(gate: GateResult) -> str:

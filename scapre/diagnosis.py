@@ -17,7 +17,7 @@ from scapre.concepts import word_keys, word_runs
 from scapre.embeddings import BARE, PromptEncoder, fill
 from scapre.errors import InvalidConceptError
 from scapre.moments import Passage, Placed, Reading
-from scapre.neighbours import NEAREST, Near
+from scapre.neighbours import KINDS_WITHOUT_NEIGHBOUR, NEAREST, Near
 
 SAME_TEXT = 1e-5
 """Relative distance of two features below which they are one text to the encoder (float32 rounding is 1e-6)."""
@@ -158,9 +158,15 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
         yield from _warnings_of_first_words(placed, named)
     if passage.targets and not passage.kept:
         yield "nothing is retained, so whatever lies near a target may go with it; name what must survive"
-    chosen = [placed for placed in passage.targets if placed.concept.anchor is None and reading.anchor == NEAREST]
+    chosen = [
+        placed
+        for placed in passage.targets
+        if placed.concept.anchor is None
+        and reading.anchor == NEAREST
+        and placed.concept.kind not in KINDS_WITHOUT_NEIGHBOUR
+    ]
     found = frozenset(passage.near.found)
-    if guessed := [placed for placed in chosen if placed.concept.kind != "style" and placed.anchor in found]:
+    if guessed := [placed for placed in chosen if placed.anchor in found]:
         yield (
             f"{_becoming(guessed)}: found by the engine, and nobody vouches that the model draws it; where it does "
             "not, the target may survive in it: name what must survive, or an anchor"

@@ -171,9 +171,9 @@ class Edit:
             content = json.loads(metadata.get(METADATA_KEY, "{}"))
             if "format" not in content:
                 raise CheckpointError(f"expected a saved edit, found other tensors in {path}; give an edit.safetensors")
-            if content.get("format") not in (1, FORMAT):
+            if content["format"] not in (1, FORMAT):
                 raise CheckpointError(
-                    f"{path}: expected an edit of format {FORMAT}, found {content.get('format')!r}; update scapre"
+                    f"{path}: expected an edit of format {FORMAT}, found {content['format']!r}; update scapre"
                 )
             if content["format"] == FORMAT and content["seal"] != _seal(content):
                 raise CheckpointError(f"{path}: the header does not fit its seal; the file was altered, restore it")

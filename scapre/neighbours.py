@@ -19,6 +19,8 @@ from scapre.vocabulary import shapeless_names
 
 PLAIN_PICTURE = "a photo"
 """What is drawn in no style."""
+KINDS_WITHOUT_NEIGHBOUR = frozenset({"style", "unsafe"})
+"""Kinds of targets that never become a retained name by themselves."""
 NEAREST = "nearest"
 """Value of the dial `anchor` that lets each target become its nearest retained neighbour."""
 
@@ -125,10 +127,8 @@ def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, clo
         return concept.anchor
     if default != NEAREST:
         return default
-    if concept.kind == "style":
-        return plain
-    if concept.kind == "unsafe":
-        return EMPTY_PROMPT
+    if concept.kind in KINDS_WITHOUT_NEIGHBOUR:
+        return plain if concept.kind == "style" else EMPTY_PROMPT
     names = [word_keys(name) for name in concept.names]
     own_words = {word for name in names for word in name}
     guess = None

@@ -187,10 +187,12 @@ def _show_preflight(found: "scapre.Preflight", targets: list["scapre.Concept"]) 
 
 def _why(target: "scapre.Concept", found: "scapre.Preflight") -> str:
     """Returns how it was chosen what a target becomes."""
+    from scapre.neighbours import KINDS_WITHOUT_NEIGHBOUR
+
     anchor = found.anchors[target.name]
     if target.anchor is not None:
         return "the anchor given"
-    if target.kind in ("style", "unsafe"):  # never become a neighbour
+    if target.kind in KINDS_WITHOUT_NEIGHBOUR:
         return "the default"
     if anchor in found.retain_named:
         return "nearest name to retain"

@@ -46,8 +46,8 @@ def export(
     **single-file**: one file in the original layout of Stable Diffusion 1.x, 2.x and XL, as web UIs read it.
 
     **lora**: only the change, as a product of two thin matrices for each projection. It approximates the edit; how well
-    is printed, and which rank would lose at most 1 %. Whoever uses
-    the model must load it, so it proves nothing about the base model alone.
+    is printed, and which rank would lose at most 1 %. Whoever uses the model must load it, so it proves nothing about
+    the base model alone.
 
     Example: `scapre export out/edit.safetensors base --as lora --rank 16 --out forget.safetensors`
 
