@@ -15,6 +15,8 @@ from infra.reference.training.autoencoder import to_tensor
 from infra.reference.training.schedule import set_rate
 
 CONTEXT_TOKENS = 24
+SEEN_PIXELS = 64
+"""Side to which pictures are enlarged before the picture tower sees them, in training as by the image processor."""
 VOCABULARY_SIZE = 1400
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def _merges(trained: Tokenizer) -> list[tuple[str, str]]:
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Returns an untrained CLIPModel for `PICTURE_PIXELS` pictures."""
+    """Returns an untrained CLIPModel for pictures of `SEEN_PIXELS`."""
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return CLIPModel(
         CLIPConfig(
@@ -73,7 +75,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPModel:
                 **special,
             },
             vision_config={
-                "image_size": 64,
+                "image_size": SEEN_PIXELS,
                 "patch_size": 8,
                 "hidden_size": 160,
                 "intermediate_size": 480,
@@ -93,6 +95,13 @@ def augment(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     soft = functional.interpolate(functional.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
     pictures = torch.where((kind < 0.3)[:, None, None, None], soft, pictures)
     return torch.where((kind > 0.6)[:, None, None, None], (pictures + 0.2 * noise).clamp(-1, 1), pictures)
+
+
+def enlarge(pictures: torch.Tensor) -> torch.Tensor:
+    """Returns pictures at `SEEN_PIXELS`, resampled as the image processor does."""
+    return functional.interpolate(pictures, size=(SEEN_PIXELS, SEEN_PIXELS), mode="bicubic", antialias=True).clamp(
+        -1, 1
+    )
 
 
 def train(
@@ -115,7 +124,7 @@ def train(
         spent = time.monotonic() - started
         set_rate(optimizer, peak=peak_rate, step=step, warm_up=200, remaining=1 - min(spent / seconds, 1.0))
         chosen = rng.integers(len(labels), size=batch)
-        pictures = augment(to_tensor(drawings.pictures[chosen]), generator)
+        pictures = enlarge(augment(to_tensor(drawings.pictures[chosen]), generator))
         ids = tokens[chosen]
         length = int((ids != tokenizer.eos_token_id).sum(1).max()) + 1
         output = model(input_ids=ids[:, :length], pixel_values=pictures)
@@ -137,7 +146,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    CLIPImageProcessorPil(
-        size={"height": 64, "width": 64}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    ).save_pretrained(folder)
+    side = {"height": SEEN_PIXELS, "width": SEEN_PIXELS}
+    processor = CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor.save_pretrained(folder)
     return model
