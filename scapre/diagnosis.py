@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.concepts import word_keys, word_runs
+from scapre.concepts import Concept, word_keys, word_runs
 from scapre.embeddings import BARE, PromptEncoder, fill
 from scapre.errors import InvalidConceptError
 from scapre.moments import Passage, Placed, Reading
@@ -51,14 +51,32 @@ class Preflight:
     warnings: tuple[str, ...]
 
 
+def refuse_unknown_words(encoder: PromptEncoder, concepts: Sequence[Concept], *, default_anchor: str) -> None:
+    """Checks what was asked for before anything is encoded, which may take minutes; found anchors are always known.
+
+    Raises:
+        InvalidConceptError: the tokenizer has no words for a target's name or for an anchor.
+    """
+    asked = [("target", name) for concept in concepts for name in concept.names]
+    asked += [("anchor", concept.anchor) for concept in concepts if concept.anchor is not None]
+    if default_anchor != NEAREST:
+        asked.append(("anchor", default_anchor))
+    for what, name in asked:
+        if not encoder.knows(name):
+            raise InvalidConceptError(
+                f"{what} {name!r}: expected words that the tokenizers know, found some that one of them reads "
+                "like every other word it does not know, so that all of them would change; write the name in "
+                "letters it knows"
+            )
+
+
 def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Preflight:
     """Returns what the passage says of the edit to come.
 
     Raises:
         InvalidConceptError: two names that must be treated differently are one text to the encoder, or the tokenizer
-            has no word for one, or no room.
+            has no room for one.
     """
-    _refuse_unknown_words(encoder, passage)
     _refuse_long_names(encoder, passage)
     _refuse_same_text(encoder, passage)
     return Preflight(
@@ -70,17 +88,6 @@ def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Prefl
         strangers_left_out=passage.strangers,
         warnings=tuple(_warnings(encoder, passage, reading)),
     )
-
-
-def _refuse_unknown_words(encoder: PromptEncoder, passage: Passage) -> None:
-    for placed in passage.targets:
-        for what, name in [("target", name) for name in placed.concept.names] + [("anchor", placed.anchor)]:
-            if not encoder.knows(name):
-                raise InvalidConceptError(
-                    f"{what} {name!r}: expected words that the tokenizers know, found some that one of them reads "
-                    "like every other word it does not know, so that all of them would change; write the name in "
-                    "letters it knows"
-                )
 
 
 def _refuse_long_names(encoder: PromptEncoder, passage: Passage) -> None:

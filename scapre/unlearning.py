@@ -23,7 +23,7 @@ from scapre.concepts import (
     check_disjoint,
 )
 from scapre.determinism import Stopwatch, single_threaded
-from scapre.diagnosis import NAMES_SHOWN, Preflight, examine
+from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import PromptEncoder
 from scapre.feature_cache import FeatureCache
@@ -168,6 +168,7 @@ class _Order:
         return reading_of(self.dials)
 
     def read(self, encoder: PromptEncoder) -> tuple[Passage, Preflight]:
+        refuse_unknown_words(encoder, self.concepts, default_anchor=self.reading.anchor)
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         return passage, examine(encoder, passage, self.reading)

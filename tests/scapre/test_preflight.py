@@ -134,6 +134,18 @@ def test_words_that_the_tokenizer_reads_like_all_it_does_not_know_are_refused(fa
             preflight(pipeline, concept)
     assert "1 retained names ('\u72d7')" in " ".join(preflight(pipeline, cat, retain=("horse", "\u72d7")).warnings)
     assert "as unknown" not in " ".join(preflight(pipeline, cat).warnings)  # what it knows
+    with pytest.raises(InvalidConceptError, match="anchor '\u72d7': expected words"):
+        preflight(pipeline, Concept("cat"), anchor="\u72d7")
+
+
+def test_words_are_refused_before_anything_is_encoded() -> None:
+    pipeline, read = build("pixart-sigma"), []
+    pipeline.text_encoder.register_forward_hook(lambda *_: read.append(True))
+    with pytest.raises(InvalidConceptError, match="does not know"):
+        preflight(pipeline, Concept("\u8001\u864e"))
+    assert not read
+    preflight(pipeline, Concept("cat"))
+    assert read  # the control
 
 
 @pytest.mark.parametrize("family", ["pixart-sigma", "stable-diffusion-3", "flux"])
