@@ -84,8 +84,8 @@ class Edit:
             CheckpointError: the edit's own record of what it makes of the base is wrong; nothing was changed.
         """
         base = read_pipeline(pipeline)
-        self.check_base(base)
-        self._flip(base, expected=self.edited_digest)
+        self.check(base)
+        self._flip(base)
 
     def revert(self, pipeline: Any) -> None:
         """Takes the edit off `pipeline`, in place: the base's exact bits come back.
@@ -99,14 +99,20 @@ class Edit:
                 f"expected a model that wears this edit, digest {self.edited_digest}, found {worn.digest}; "
                 "revert what was applied after it first, or reload the base"
             )
-        self._flip(worn, expected=self.base_digest)
+        self._check_result(worn, self.base_digest)
+        self._flip(worn)
 
-    def check_base(self, base: BaseModel) -> None:
-        """Checks that `base` is what the edit was computed from.
+    def check(self, base: BaseModel) -> None:
+        """Checks that `base` is what the edit was computed from, and that the edit makes of it what it says.
 
         Raises:
-            BaseMismatchError: otherwise; names both digests and what is known of the difference.
+            BaseMismatchError: it is another base; names both digests and what is known of the difference.
+            CheckpointError: the edit's own record of what it makes of the base is wrong.
         """
+        self._check_base(base)
+        self._check_result(base, self.edited_digest)
+
+    def _check_base(self, base: BaseModel) -> None:
         if base.digest == self.base_digest:
             return
         widths = {name: 8 * change.element_size() for name, change in self.changes.items()}
@@ -179,23 +185,33 @@ class Edit:
                 raise CheckpointError(f"{path}: the header does not fit its seal; the file was altered, restore it")
             spec = EditSpec.from_json(canonical_json(content["spec"]))
             edit = cls(spec, changes, content["edited_digest"], content["diagnostics"])
-            expected = content["digest"]
-        except (ValueError, LookupError, TypeError, AttributeError, InvalidConceptError) as error:
+            expected, found = content["digest"], edit.digest
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InvalidConceptError) as error:
             raise CheckpointError(f"{path}: expected the header of an edit, found {error!r}; restore it") from error
-        if edit.digest != expected:
-            raise CheckpointError(f"{path}: expected digest {expected}, found {edit.digest}; the file was altered")
+        if found != expected:
+            raise CheckpointError(f"{path}: expected digest {expected}, found {found}; the file was altered")
         return edit
 
-    def _flip(self, model: BaseModel, *, expected: str) -> None:
-        flipped = {name: self.flip(name, model.projections[name]) for name in self.changes}
-        digests = {name: tensor_digest(weight) for name, weight in flipped.items()}
-        if (found := combined_digest({**model.tensor_digests, **digests})) != expected:
+    def _check_result(self, model: BaseModel, expected: str) -> None:
+        digests = dict(model.tensor_digests)
+        for name, change in self.changes.items():
+            weight = model.projections.get(name)
+            if weight is None or weight.shape != change.shape or weight.element_size() != change.element_size():
+                raise CheckpointError(
+                    f"expected changes of the base's projections, found {name!r} of shape {tuple(change.shape)}; the "
+                    "edit's file was altered"
+                )
+            digests[name] = tensor_digest(self.flip(name, weight))
+        if (found := combined_digest(digests)) != expected:
             raise CheckpointError(
                 f"expected weights with digest {expected}, found {found}; the edit's file was altered"
             )
-        with torch.no_grad():
-            for name, weight in flipped.items():
-                model.projections[name].copy_(weight)
+
+    def _flip(self, model: BaseModel) -> None:
+        for name in self.changes:
+            held = model.projections[name]
+            with torch.inference_mode(held.is_inference()), torch.no_grad():  # such tensors change nowhere else
+                held.copy_(self.flip(name, held))
 
 
 def build_edit(

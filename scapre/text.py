@@ -354,4 +354,11 @@ def plain_name(name: str) -> str:
 
 
 def _in_float32(module: _Module) -> _Module:
-    return copy.deepcopy(module).float() if next(module.parameters()).dtype in _HALF else module
+    if next(module.parameters()).dtype not in _HALF:
+        return module
+    try:
+        return copy.deepcopy(module).float()
+    except TypeError as error:
+        raise CheckpointError(
+            f"expected a text encoder that can be copied, found {error}; load the pipeline without off-loading"
+        ) from error

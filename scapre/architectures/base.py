@@ -124,6 +124,12 @@ def check_projections(architecture: Architecture, projections: Mapping[str, Tens
             f"expected floating-point weights, found {coded[0]!r} in {projections[coded[0]].dtype}; "
             "load the model without quantization"
         )
+    ways = (".to_k.", ".to_v.")
+    partners = {name: name.replace(*(ways if ways[0] in name else ways[::-1])) for name in projections}
+    if missing := sorted(set(partners.values()) - set(projections)):
+        raise UnsupportedArchitectureError(
+            f"expected keys and values of every cross-attention, found no {missing[0]!r}; restore the checkpoint"
+        )
 
 
 def check_class(component: str, found: str | None, expected: str) -> None:

@@ -51,14 +51,16 @@ def filled(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> n
         CheckpointError: the denoiser lacks one of them, or holds it in another shape.
     """
     chain = nn.Sequential(OrderedDict(modules))
-    named = {name: weights.get(f"{DENOISER}.{name}") for name in chain.state_dict()}
+    named: dict[str, Tensor] = {}
     for name, expected in chain.state_dict().items():
-        held = named[name]
+        held = weights.get(f"{DENOISER}.{name}")
         if held is None or held.shape != expected.shape:
             found = "none" if held is None else f"shape {tuple(held.shape)}"
             raise CheckpointError(
                 f"expected the weight {DENOISER}.{name} of shape {tuple(expected.shape)}, found {found}; restore it"
             )
+        named[name] = held.detach()
+    chain.requires_grad_(False)  # of parameters of its own around the denoiser's weights, which stay as they are
     chain.load_state_dict(named, assign=True)
     return chain.eval()
 

@@ -48,10 +48,13 @@ def read_pipeline(pipeline: Any) -> BaseModel:
         if encoder is None and component in architecture.optional:
             continue
         check_class(component, type(encoder).__name__, expected)
+        _refuse_adapters(component, encoder)
+        _refuse_disk(component, encoder)
         encoders[component] = encoder
     denoiser = getattr(pipeline, architecture.denoiser)
     check_class(architecture.denoiser, type(denoiser).__name__, architecture.denoiser_class)
     _refuse_wrapped(denoiser, architecture.projection)
+    _refuse_disk(architecture.denoiser, denoiser)
     return assemble(
         architecture,
         Parts(
@@ -67,12 +70,23 @@ def read_pipeline(pipeline: Any) -> BaseModel:
     )
 
 
+DROP_ADAPTERS = (
+    "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
+)
+
+
 def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:
     named = [(name, module) for name, module in denoiser.named_modules() if projection.search(name)]
     if wrapped := [name for name, module in named if not isinstance(module, nn.Linear)]:
         raise UnsupportedArchitectureError(
             f"expected plain linear projections, found {len(wrapped)} wrapped ones, the first {wrapped[0]!r}; "
-            "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
+            f"{DROP_ADAPTERS}"
+        )
+    if computed := [name for name, module in named if "weight" not in dict(module.named_parameters(recurse=False))]:
+        raise UnsupportedArchitectureError(
+            f"expected projections with a weight of their own, found {len(computed)} that compute it (pruned or "
+            f"parametrized), the first {computed[0]!r}; make that permanent first (torch.nn.utils.prune.remove, "
+            "torch.nn.utils.parametrize.remove_parametrizations)"
         )
     if copied := [
         name
@@ -84,3 +98,23 @@ def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:
             f"expected projections that the model computes with, found fused copies of them in {len(copied)} modules, "
             f"the first {copied[0]!r}; an edit would change no picture: call unfuse_qkv_projections() first"
         )
+
+
+def _refuse_adapters(component: str, encoder: nn.Module) -> None:
+    """Refuses an encoder whose features depend on more than its weights: on which adapters are on, and how much."""
+    if adapted := [name for name, module in encoder.named_modules() if hasattr(module, "base_layer")]:
+        raise UnsupportedArchitectureError(
+            f"expected a plain {component}, found adapters on {len(adapted)} of its modules, the first {adapted[0]!r}; "
+            f"{DROP_ADAPTERS}"
+        )
+
+
+def _refuse_disk(component: str, part: nn.Module) -> None:
+    """Refuses weights of which only a file holds the numbers, and memory something else."""
+    for module in part.modules():
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+        if any(getattr(getattr(hook, "group", None), "offload_to_disk_path", None) for hook in hooks.values()):
+            raise UnsupportedArchitectureError(
+                f"expected weights in memory, found {component} off-loaded to disk; load the pipeline without "
+                "off-loading"
+            )

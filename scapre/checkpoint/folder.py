@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -46,6 +45,8 @@ def inspect_folder(folder: Path) -> CheckpointInfo:
         for name, (file, entry) in _denoiser_tensors(folder, architecture).items()
         if architecture.is_projection(name)
     }
+    if odd := [name for name, (_, entry) in held.items() if not entry.shape]:
+        raise CheckpointError(f"{folder}: expected matrices as projections, found a number in {odd[0]!r}; restore it")
     if not held:
         raise CheckpointError(
             f"{folder}: expected projections {architecture.projection.pattern} in {architecture.denoiser}, found none"
@@ -88,11 +89,15 @@ def read_folder(info: CheckpointInfo) -> BaseModel:
 def weight_files(folder: Path, stem: str) -> list[Path]:
     """Returns the safetensors files of a component, sharded or not, each checked to be whole.
 
+    Where there are both, transformers reads the single file and diffusers the shards.
+
     Raises:
         CheckpointError: one is missing or damaged.
     """
     index = folder / f"{stem}.safetensors.index.json"
-    names = _shards(index) if index.is_file() else [f"{stem}.safetensors"]
+    single = folder / f"{stem}.safetensors"
+    is_sharded = index.is_file() and not (stem == ENCODER_STEM and single.is_file())
+    names = _shards(index) if is_sharded else [single.name]
     files = [folder / Path(name).name for name in names]
     for file in files:
         if not file.is_file():
@@ -126,9 +131,15 @@ def read_tokenizer(folder: Path, class_name: str | None, **changes: str) -> PreT
         raise UnsupportedArchitectureError(f"expected a tokenizer class for {folder.name}, found {class_name}")
     try:
         with quiet_transformers():
-            return found.from_pretrained(folder, local_files_only=True, **changes)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"{folder}: could not read the tokenizer: {error}; restore it") from error
+            tokenizer = found.from_pretrained(folder, local_files_only=True, **changes)
+    except Exception as error:  # damaged files make the libraries raise whatever comes
+        raise CheckpointError(f"{folder}: could not read the tokenizer: {error!r}; restore it") from error
+    if tokenizer.pad_token_id is None or not isinstance(tokenizer.model_max_length, (int, float)):
+        raise CheckpointError(
+            f"{folder}: expected a padding token and a number as model_max_length, found {tokenizer.pad_token!r} and "
+            f"{tokenizer.model_max_length!r}; restore tokenizer_config.json"
+        )
+    return tokenizer
 
 
 @contextlib.contextmanager
@@ -171,8 +182,8 @@ def _read_encoder(folder: Path, class_name: str) -> PreTrainedModel:
             encoder, report = getattr(transformers, class_name).from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
             )
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: could not read the text encoder: {error}; restore it") from error
+    except Exception as error:  # damaged files make the libraries raise whatever comes
+        raise CheckpointError(f"{folder}: could not read the text encoder: {error!r}; restore it") from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{folder}: the text encoder lacks {len(missing)} weights, the first {missing[0]!r}; restore them"

@@ -143,6 +143,8 @@ def _read_encoder(file: Path, names: list[str], stored: StoredEncoder, class_nam
         config = _config(plain, stored, _said(file, stored.component))
     except KeyError as error:
         raise CheckpointError(f"{file}: {stored.component} lacks {error}; fetch it again") from error
+    except (ValueError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{file}: could not read {stored.component}: {error}; fetch it again") from error
     if config["num_attention_heads"] is None:
         raise UnsupportedArchitectureError(
             f"{file}: expected a {stored.component} of width {', '.join(map(str, KNOWN_HEADS))}, found "

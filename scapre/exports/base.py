@@ -22,9 +22,10 @@ def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseModel:
 
     Raises:
         BaseMismatchError: it is not the base of the edit; names both digests.
+        CheckpointError: the edit does not make of it what the edit says.
     """
     base = read_inspected(info)
-    edit.check_base(base)
+    edit.check(base)
     return base
 
 

@@ -42,6 +42,7 @@ from scapre.exports.base import changed_names, check_place, read_own_base, sourc
 from scapre.text import plain_name
 from scapre.writing import new_file
 
+VAE_CLASS = "AutoencoderKL"
 _LINEAR = "use_linear_projection"
 Held = dict[str, tuple[Path, StoredTensor]]
 """Tensors of one component, by name: their file and their place in it."""
@@ -90,6 +91,10 @@ def _unet(info: CheckpointInfo, edit: Edit) -> dict[str, NewTensor]:
 
 
 def _vae(info: CheckpointInfo) -> dict[str, NewTensor]:
+    if (kind := _config(info, "vae").get("_class_name")) != VAE_CLASS:
+        raise UnsupportedArchitectureError(
+            f"expected {VAE_CLASS} as vae, found {kind}, which has no place in a single file; export a folder instead"
+        )
     held = _held(info.path / "vae", DENOISER_STEM)
     levels = len({found[1] for name in held if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", name))})
     named = {VAE + stored_vae_name(name, levels): (file, entry) for name, (file, entry) in held.items()}

@@ -3,12 +3,17 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.hooks import apply_group_offloading
+from peft import LoraConfig
 from tiny_pipelines import BUILDERS, build, draw
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import scapre
 from scapre import Concept, UnsupportedArchitectureError
@@ -313,6 +318,70 @@ def test_projections_the_model_does_not_compute_with_are_refused(family: str) ->
         scapre.unlearn(pipeline, [Concept("cat")])
     pipeline.unfuse_qkv_projections()
     scapre.unlearn(pipeline, [Concept("cat")])  # the control
+
+
+def _lora(module: nn.Module) -> None:
+    module.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+
+
+def test_text_encoders_with_adapters_are_refused_on_or_off() -> None:
+    pipeline = build("stable-diffusion-1")
+    scapre.base_digest(pipeline)  # the control
+    _lora(pipeline.text_encoder)
+    with pytest.raises(UnsupportedArchitectureError, match="plain text_encoder, found adapters on 2 of its modules"):
+        scapre.base_digest(pipeline)
+    pipeline.text_encoder.disable_adapters()  # other features, the same weights
+    with pytest.raises(UnsupportedArchitectureError, match="unload_lora_weights"):
+        scapre.base_digest(pipeline)
+
+
+@pytest.mark.parametrize("wrap", [partial(prune.identity, name="weight"), parametrizations.weight_norm])
+def test_projections_that_compute_their_weight_are_refused(wrap) -> None:
+    pipeline = build("stable-diffusion-1")
+    name, module = next((n, m) for n, m in pipeline.unet.named_modules() if n.endswith("attn2.to_k"))
+    wrap(module)
+    with pytest.raises(UnsupportedArchitectureError, match=f"1 that compute it .* first '{name}'; make that permanent"):
+        scapre.unlearn(pipeline, [Concept("cat")])
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet"])
+def test_weights_off_loaded_to_disk_are_refused(component: str, tmp_path: Path) -> None:
+    pipeline = build("stable-diffusion-1", dtype=torch.float32)
+    base, cpu = scapre.base_digest(pipeline), torch.device("cpu")
+    part = getattr(pipeline, component)
+    apply_group_offloading(part, onload_device=cpu, offload_type="leaf_level")
+    assert scapre.base_digest(pipeline) == base  # the control: these are still in memory
+    part._diffusers_hook = None
+    for module in part.modules():
+        module.__dict__.pop("_diffusers_hook", None)
+    apply_group_offloading(part, onload_device=cpu, offload_type="leaf_level", offload_to_disk_path=str(tmp_path))
+    with pytest.raises(UnsupportedArchitectureError, match=f"found {component} off-loaded to disk"):
+        scapre.base_digest(pipeline)
+
+
+def test_an_encoder_that_cannot_be_copied_is_refused() -> None:
+    pipeline = build("stable-diffusion-1", dtype=torch.float16)
+    apply_group_offloading(pipeline.text_encoder, onload_device=torch.device("cpu"), offload_type="leaf_level")
+    with pytest.raises(scapre.CheckpointError, match=r"that can be copied.* without off-loading"):
+        scapre.unlearn(pipeline, [Concept("cat")])
+
+
+@pytest.mark.parametrize("family", ["pixart-sigma", "sana"])
+def test_reading_a_pipeline_leaves_what_it_trains_as_it_was(family: str) -> None:
+    pipeline = build(family)
+    pipeline.transformer.requires_grad_(False)
+    scapre.unlearn(pipeline, [Concept("cat")], vocabulary=0)
+    assert not [name for name, held in pipeline.transformer.named_parameters() if held.requires_grad]
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion-1", "sana"])
+def test_pipelines_built_for_inference_are_edited_like_others(family: str) -> None:
+    with torch.inference_mode():
+        pipeline = build(family)
+    edit = scapre.unlearn(pipeline, [Concept("cat")], vocabulary=0)
+    assert edit.digest == scapre.unlearn(build(family), [Concept("cat")], vocabulary=0).digest
+    edit.apply(pipeline)
+    assert scapre.base_digest(pipeline) == edit.edited_digest
 
 
 @pytest.mark.parametrize("family", BUILDERS)

@@ -288,6 +288,10 @@ def _drop_text_weight(folder: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
+def _drop_keys(folder: Path) -> None:
+    _without(folder / UNET, next(name for name in sorted(load_file(folder / UNET)) if "attn2.to_k" in name))
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -328,6 +332,27 @@ def _drop_text_weight(folder: Path) -> None:
             CheckpointError,
             "expected a weight_map of names and files, found ",
         ),
+        (
+            lambda f: _edit_json(f / "text_encoder" / "config.json", num_attention_heads=0),
+            CheckpointError,
+            "could not read the text encoder: ZeroDivisionError",
+        ),
+        (
+            lambda f: _edit_json(f / "text_encoder" / "config.json", hidden_act="nonsense"),
+            CheckpointError,
+            "could not read the text encoder: KeyError",
+        ),
+        (
+            lambda f: (f / "tokenizer" / "tokenizer_config.json").write_text("[]"),
+            CheckpointError,
+            "could not read the tokenizer",
+        ),
+        (
+            lambda f: _edit_json(f / "tokenizer" / "tokenizer_config.json", model_max_length="abc"),
+            CheckpointError,
+            "a number as model_max_length, found .*'abc'",
+        ),
+        (_drop_keys, UnsupportedArchitectureError, "every cross-attention, found no 'unet.down_blocks.*to_k.weight'"),
         (
             lambda f: _edit_json(f / "model_index.json", _class_name="KandinskyPipeline"),
             UnsupportedArchitectureError,

@@ -1,13 +1,16 @@
 """What an edit is given away as: single files and LoRAs that say the same as the edit, and never overwrite unasked."""
 
+import dataclasses
 import errno
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -54,6 +57,61 @@ def save(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Diffu
 
 def unlearn(checkpoint: Path | SingleFile, **dials) -> Edit:
     return scapre.unlearn(checkpoint, CAT, ["dog"], **{"vocabulary": 0, **dials})
+
+
+def _flip_bits(edit: Edit) -> dict[str, torch.Tensor]:
+    return {name: change ^ 1 for name, change in edit.changes.items()}
+
+
+def _drop_one(edit: Edit) -> dict[str, torch.Tensor]:
+    return {name: edit.changes[name] for name in sorted(edit.changes)[1:]}
+
+
+def _cut_rows(edit: Edit) -> dict[str, torch.Tensor]:
+    return {name: change[1:] for name, change in edit.changes.items()}
+
+
+def _add_one(edit: Edit) -> dict[str, torch.Tensor]:
+    return {**edit.changes, "unet.x.weight": next(iter(edit.changes.values()))}
+
+
+@pytest.mark.parametrize("alter", [_flip_bits, _drop_one, _cut_rows, _add_one])
+@pytest.mark.parametrize("export", [scapre.merge, scapre.export_single_file, partial(scapre.export_lora, rank=1)])
+def test_an_edit_that_would_not_make_what_it_says_is_not_exported(tmp_path: Path, export, alter) -> None:
+    base = tmp_path / "base"
+    save("stable-diffusion-1", base)
+    edit = unlearn(base)
+    out = tmp_path / ("out" if export is scapre.merge else "out.safetensors")
+    with pytest.raises(CheckpointError, match="the edit's file was altered"):
+        export(dataclasses.replace(edit, changes=alter(edit)), base, out)
+    assert [place.name for place in tmp_path.iterdir()] == ["base"]
+    export(edit, base, out)  # the control
+
+
+def test_of_a_whole_and_a_sharded_text_encoder_the_one_that_is_read_is_exported(tmp_path: Path) -> None:
+    base, other = tmp_path / "base", build("stable-diffusion-1", dtype=torch.float32, width=64, seed=1)
+    save("stable-diffusion-1", base)
+    whole = base / "text_encoder" / "model.safetensors"
+    content = whole.read_bytes()
+    other.text_encoder.save_pretrained(whole.parent, max_shard_size="10KB")
+    whole.write_bytes(content)
+    edit = unlearn(base)
+    loaded = DiffusionPipeline.from_pretrained(base, local_files_only=True, safety_checker=None)
+    edit.apply(loaded)
+    single = scapre.export_single_file(edit, base, tmp_path / "out.safetensors")
+    shutil.copytree(base / "tokenizer", tmp_path / "tokenizer")
+    assert scapre.base_digest(single) == scapre.base_digest(loaded) == edit.edited_digest
+
+
+def test_another_vae_is_no_part_of_a_single_file(tmp_path: Path) -> None:
+    pipeline = build("stable-diffusion-1", dtype=torch.float32, width=64)
+    sizes = {f"{side}_block_out_channels": (8, 8) for side in ("encoder", "decoder")}
+    blocks = {f"num_{side}_blocks": (1, 1) for side in ("encoder", "decoder")}
+    pipeline.vae = AutoencoderTiny(**sizes, **blocks)
+    pipeline.save_pretrained(tmp_path / "base")
+    with pytest.raises(UnsupportedArchitectureError, match=r"AutoencoderKL as vae, found AutoencoderTiny.* a folder"):
+        scapre.export_single_file(unlearn(tmp_path / "base"), tmp_path / "base", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def as_single_file(folder: Path) -> Path:
