@@ -14,6 +14,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     module.ARCHITECTURE.name: module.ARCHITECTURE
     for module in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart, sana)
 }
+_DROP_ADAPTERS = (
+    "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
+)
 
 
 def find_architecture(pipeline_class: str) -> Architecture:
@@ -70,17 +73,12 @@ def read_pipeline(pipeline: Any) -> BaseModel:
     )
 
 
-DROP_ADAPTERS = (
-    "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
-)
-
-
 def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:
     named = [(name, module) for name, module in denoiser.named_modules() if projection.search(name)]
     if wrapped := [name for name, module in named if not isinstance(module, nn.Linear)]:
         raise UnsupportedArchitectureError(
             f"expected plain linear projections, found {len(wrapped)} wrapped ones, the first {wrapped[0]!r}; "
-            f"{DROP_ADAPTERS}"
+            f"{_DROP_ADAPTERS}"
         )
     if computed := [name for name, module in named if "weight" not in dict(module.named_parameters(recurse=False))]:
         raise UnsupportedArchitectureError(
@@ -105,7 +103,7 @@ def _refuse_adapters(component: str, encoder: nn.Module) -> None:
     if adapted := [name for name, module in encoder.named_modules() if hasattr(module, "base_layer")]:
         raise UnsupportedArchitectureError(
             f"expected a plain {component}, found adapters on {len(adapted)} of its modules, the first {adapted[0]!r}; "
-            f"{DROP_ADAPTERS}"
+            f"{_DROP_ADAPTERS}"
         )
 
 
