@@ -125,8 +125,8 @@ def check_projections(architecture: Architecture, projections: Mapping[str, Tens
             "load the model without quantization"
         )
     ways = (".to_k.", ".to_v.")
-    partners = {name: name.replace(*(ways if ways[0] in name else ways[::-1])) for name in projections}
-    if missing := sorted(set(partners.values()) - set(projections)):
+    partners = {name.replace(*(ways if ways[0] in name else ways[::-1])) for name in projections}
+    if missing := sorted(partners - projections.keys()):
         raise UnsupportedArchitectureError(
             f"expected keys and values of every cross-attention, found no {missing[0]!r}; restore the checkpoint"
         )

@@ -99,9 +99,8 @@ def augment(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def enlarge(pictures: torch.Tensor) -> torch.Tensor:
     """Returns pictures at `SEEN_PIXELS`, resampled as the image processor does."""
-    return functional.interpolate(pictures, size=(SEEN_PIXELS, SEEN_PIXELS), mode="bicubic", antialias=True).clamp(
-        -1, 1
-    )
+    larger = functional.interpolate(pictures, size=(SEEN_PIXELS, SEEN_PIXELS), mode="bicubic", antialias=True)
+    return larger.clamp(-1, 1)
 
 
 def train(
