@@ -28,8 +28,8 @@ demo: $(INSTALLED) ## forget ten concepts, judge, register, promote (minutes, CP
 test: $(INSTALLED) ## the fast tests (CPU, offline)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test-services: $(INSTALLED) ## the tests that need headless Chromium or PostgreSQL
-	$(BIN)/python -m pytest -m "(browser or postgres) and not slow"
+test-services: $(INSTALLED) ## the tests that need headless Chromium, PostgreSQL or 8 GB of disk
+	$(BIN)/python -m pytest -m "(browser or postgres or disk) and not slow"
 
 bench-quality: $(INSTALLED) ## every method and strength on the reference world, five seeds (hours, CPU; goes on where it was)
 	$(BIN)/scapre benchmark --ablation
@@ -58,7 +58,7 @@ browser: $(INSTALLED) ## only the tests that need headless Chromium
 	$(BIN)/python -m pytest -m browser
 
 bench-memory: $(INSTALLED) ## memory and time on a checkpoint of Stable Diffusion 1.5's size (8 GB of disk, minutes)
-	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python -m tests.benchmarks.memory
 
 lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check $(PACKAGES)

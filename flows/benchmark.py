@@ -131,6 +131,7 @@ class Bench:
             method=contestant.method,
             withheld=arena.hidden,
             cache=self._features,
+            on_progress=None,
             **contestant.dials,
         )
         edit.apply(self._pipeline)

@@ -15,6 +15,7 @@ from typing import Any
 import scapre
 from flows.errors import BadRequestError, UnknownBaseError
 from flows.plan import Plan, candidate_key
+from flows.progress import OnProgress
 from flows.services import Services
 
 
@@ -83,8 +84,15 @@ def fetch_base(services: Services, name: str, *, digest: str | None = None) -> B
     return Base(name, digest, folder)
 
 
-def build_candidate(services: Services, plan: Plan, base: Base) -> Candidate:
-    """Unlearns the plan's concepts from the base and stores edit and edited checkpoint."""
+def build_candidate(services: Services, plan: Plan, base: Base, *, on_progress: OnProgress | None = None) -> Candidate:
+    """Unlearns the plan's concepts from the base and stores edit and edited checkpoint.
+
+    Args:
+        services: The adapters.
+        plan: What to unlearn.
+        base: What it is unlearned from.
+        on_progress: Called with texts read and needed.
+    """
     work = services.cache / "candidates" / plan.key
     edit_path, folder = work / "edit.safetensors", work / "checkpoint"
     if edit_path.exists() and folder.exists():
@@ -99,6 +107,7 @@ def build_candidate(services: Services, plan: Plan, base: Base) -> Candidate:
             method=plan.method,
             withheld=plan.withheld,
             cache=services.settings.feature_cache,
+            on_progress=on_progress,
             **plan.dials,
         )
         scapre.merge(edit, base.folder, folder)

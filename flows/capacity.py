@@ -150,6 +150,7 @@ def _solve(plan: Plan, base: Base, further: Sequence[str], *, measured: Sequence
         method=plan.method,
         withheld=plan.withheld,
         cache=cache,
+        on_progress=None,
         **plan.dials,
     )
     facts = edit.diagnostics

@@ -53,6 +53,7 @@ def look_ahead(
     more: tuple[int, ...] = (),
     with_curve: bool = True,
     on_progress: OnProgress | None = None,
+    on_read: OnProgress | None = None,
 ) -> Outlook:
     """Returns what a run of this order would do now.
 
@@ -62,6 +63,7 @@ def look_ahead(
         more: Points of the capacity curve; the usual ones when empty.
         with_curve: Whether to solve the curve.
         on_progress: Called with points of the curve done and in all.
+        on_read: Called with texts read and needed.
 
     Raises:
         BadRequestError: As the run itself would.
@@ -77,6 +79,7 @@ def look_ahead(
         method=plan.method,
         withheld=plan.withheld,
         cache=cache,
+        on_progress=on_read,
         **plan.dials,
     )
     requests = {request_id: r for request_id, r in active_requests(services).items() if request_id in plan.request_ids}

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+QUIET_SECONDS = 2.0
+"""What takes no longer needs no progress."""
 OnProgress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
@@ -28,16 +30,16 @@ def both(first: OnProgress, second: OnProgress) -> OnProgress:
 
 @contextmanager
 def progress_bar(description: str, console: Console) -> Generator[OnProgress]:
-    """Yields a callback that shows progress until the block ends."""
+    """Yields a callback that shows progress until the block ends, from `QUIET_SECONDS` after the start on."""
     with progress_bars((description,), console) as [show]:
         yield show
 
 
 @contextmanager
 def progress_bars(descriptions: Sequence[str], console: Console) -> Generator[list[OnProgress]]:
-    """Yields a callback for each description; a bar is there from the first call on."""
+    """Yields a callback for each description, as `progress_bar` does."""
     if not console.is_terminal:
-        yield [_line_printer(description, console) for description in descriptions]
+        yield [_once_it_takes_long(_line_printer(description, console)) for description in descriptions]
         return
     columns = (
         TextColumn("{task.description}"),
@@ -48,7 +50,17 @@ def progress_bars(descriptions: Sequence[str], console: Console) -> Generator[li
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        yield [_bar(progress, description) for description in descriptions]
+        yield [_once_it_takes_long(_bar(progress, description)) for description in descriptions]
+
+
+def _once_it_takes_long(show: OnProgress) -> OnProgress:
+    started = time.monotonic()
+
+    def show_late(done: int, total: int) -> None:
+        if time.monotonic() - started >= QUIET_SECONDS:
+            show(done, total)
+
+    return show_late
 
 
 def _bar(progress: Progress, description: str) -> OnProgress:

@@ -199,7 +199,8 @@ def _of_any_base(requests: dict[str, TakedownRequest]) -> dict[str, TakedownRequ
 def _unlearn(services: Services, ask: Ask) -> candidates.Candidate:
     base = candidates.Base(ask.plan.base, ask.base.digest, ask.base.path)
     candidates.preflight(ask.plan, base)
-    return candidates.build_candidate(services, ask.plan, base)
+    with shown_progress("reading", of="texts") as on_progress:
+        return candidates.build_candidate(services, ask.plan, base, on_progress=on_progress)
 
 
 @step("judge checkpoint")

@@ -55,11 +55,11 @@ def note(line: str) -> None:
 
 
 @contextlib.contextmanager
-def shown_progress(description: str) -> Generator[OnProgress]:
+def shown_progress(description: str, *, of: str = "pictures") -> Generator[OnProgress]:
     """Yields a callback that shows progress on the terminal and on the run's page."""
     artifact: UUID | None = None
     with _never_in_the_way():
-        created = create_progress_artifact(0.0, key=description, description=f"{description}: pictures done")
+        created = create_progress_artifact(0.0, key=description, description=f"{description}: {of} done")
         artifact = cast(UUID, created)  # a coroutine only where a loop runs, which in a step it does not
     shown_at = time.monotonic()
     with progress_bar(description, console()) as on_console:

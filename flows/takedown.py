@@ -105,7 +105,8 @@ def _fetch(services: Services, plan: Plan) -> candidates.Base:
 
 @step("build candidate")
 def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.Candidate:
-    candidate = candidates.build_candidate(services, plan, base)
+    with shown_progress("reading", of="texts") as on_progress:
+        candidate = candidates.build_candidate(services, plan, base, on_progress=on_progress)
     note(f"candidate {candidate.digest} of {', '.join(plan.request_ids) or 'no request'}, by {plan.method}")
     services.ledger.append(
         EntryKind.CANDIDATE_BUILT,

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from scapre.architectures import BaseModel, read_pipeline
-from scapre.architectures.base import combined_digest, tensor_digest
+from scapre.architectures import BaseWeights, read_pipeline
+from scapre.architectures.base import combined_digest, tensor_digest, tensor_digests
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import EditSpec, canonical_json
 from scapre.errors import BaseMismatchError, CheckpointError, InvalidConceptError, SingularSystemError
@@ -59,7 +59,7 @@ class Edit:
             "format": 1,
             "spec": self.spec.to_json(),
             "base": self.base_digest,
-            "changes": {name: tensor_digest(self.changes[name]) for name in sorted(self.changes)},
+            "changes": tensor_digests(self.changes),
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
@@ -83,7 +83,7 @@ class Edit:
             BaseMismatchError: the pipeline's weights are not the base of this edit; nothing was changed.
             CheckpointError: the edit's own record of what it makes of the base is wrong; nothing was changed.
         """
-        base = read_pipeline(pipeline)
+        base = read_pipeline(pipeline).weights
         self.check(base)
         self._flip(base)
 
@@ -93,7 +93,7 @@ class Edit:
         Raises:
             BaseMismatchError: the pipeline does not wear exactly this edit; nothing was changed.
         """
-        worn = read_pipeline(pipeline)
+        worn = read_pipeline(pipeline).weights
         if worn.digest != self.edited_digest:
             raise BaseMismatchError(
                 f"expected a model that wears this edit, digest {self.edited_digest}, found {worn.digest}; "
@@ -102,7 +102,7 @@ class Edit:
         self._check_result(worn, self.base_digest)
         self._flip(worn)
 
-    def check(self, base: BaseModel) -> None:
+    def check(self, base: BaseWeights) -> None:
         """Checks that `base` is what the edit was computed from, and that the edit makes of it what it says.
 
         Raises:
@@ -112,7 +112,7 @@ class Edit:
         self._check_base(base)
         self._check_result(base, self.edited_digest)
 
-    def _check_base(self, base: BaseModel) -> None:
+    def _check_base(self, base: BaseWeights) -> None:
         if base.digest == self.base_digest:
             return
         widths = {name: 8 * change.element_size() for name, change in self.changes.items()}
@@ -155,7 +155,7 @@ class Edit:
         content["seal"] = _seal(content)
         tensors = {name: self.changes[name].cpu().contiguous() for name in sorted(self.changes)}
         with new_file(target, overwrite=True) as building:
-            building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(content)}))
+            save_file(tensors, building, {METADATA_KEY: canonical_json(content)})
         return target
 
     @classmethod
@@ -192,7 +192,7 @@ class Edit:
             raise CheckpointError(f"{path}: expected digest {expected}, found {found}; the file was altered")
         return edit
 
-    def _check_result(self, model: BaseModel, expected: str) -> None:
+    def _check_result(self, model: BaseWeights, expected: str) -> None:
         digests = dict(model.tensor_digests)
         for name, change in self.changes.items():
             weight = model.projections.get(name)
@@ -207,7 +207,7 @@ class Edit:
                 f"expected weights with digest {expected}, found {found}; the edit's file was altered"
             )
 
-    def _flip(self, model: BaseModel) -> None:
+    def _flip(self, model: BaseWeights) -> None:
         for name in self.changes:
             held = model.projections[name]
             with torch.inference_mode(held.is_inference()), torch.no_grad():  # such tensors change nowhere else
@@ -215,7 +215,7 @@ class Edit:
 
 
 def build_edit(
-    base: BaseModel, spec: EditSpec, *, deltas: Mapping[str, Float[Tensor, "_ _"]], diagnostics: Mapping[str, Any]
+    base: BaseWeights, spec: EditSpec, *, deltas: Mapping[str, Float[Tensor, "_ _"]], diagnostics: Mapping[str, Any]
 ) -> Edit:
     """Returns the edit that adds `deltas` to the base's projections, rounded to their own type.
 

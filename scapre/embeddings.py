@@ -13,16 +13,14 @@ Guarantees:
 
 import itertools
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from scapre.concepts import Concept, name_key
-from scapre.determinism import allowed_threads, single_threaded
+from scapre.determinism import side_by_side
 from scapre.errors import InvalidConceptError
 from scapre.feature_cache import FeatureCache
 from scapre.slots import EncodedPrompt, aligned_slot
@@ -34,6 +32,7 @@ __all__ = [
     "TEMPLATES",
     "ConceptPrompt",
     "EncodedPrompt",
+    "OnProgress",
     "PromptEncoder",
     "TextSource",
     "TextStack",
@@ -80,11 +79,18 @@ class ConceptPrompt:
     """The sentence up to and including the first word of the name that is no article."""
 
 
+OnProgress = Callable[[int, int], None]
+"""Called with how many prompts are encoded and how many are known to be needed so far."""
+
+
 class PromptEncoder:
     """Encodes prompts, each distinct one once; with a cache, retained ones once and for all."""
 
-    def __init__(self, text: TextSource, cache: FeatureCache | None = None) -> None:
-        self._text, self._cache = text, cache
+    def __init__(
+        self, text: TextSource, cache: FeatureCache | None = None, on_progress: OnProgress | None = None
+    ) -> None:
+        self._text, self._cache, self._on_progress = text, cache, on_progress
+        self._done = self._asked = 0
         self._reader: TextSource | None = None
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
@@ -111,6 +117,7 @@ class PromptEncoder:
                 self._encoded.update(known)
                 pending = [prompt for prompt in pending if prompt not in known]
         if pending:
+            self._asked += len(pending)
             self._encoded.update(self._read(pending, padding))
 
     def _holds(self, prompt: str, padding: int | None) -> bool:
@@ -119,19 +126,21 @@ class PromptEncoder:
     def _read(self, prompts: Sequence[str], padding: int | None) -> Iterator[tuple[str, EncodedPrompt]]:
         reader = self._reader = self._reader or self._text.in_float32()
         batches = [prompts[start : start + BATCH_PROMPTS] for start in range(0, len(prompts), BATCH_PROMPTS)]
-        workers = min(allowed_threads(), MOST_WORKERS) if _is_on_cpu(reader) else 1
 
-        @torch.no_grad()  # entered anew in each thread: those of a pool start with gradients
         def read(batch: Sequence[str]) -> list[EncodedPrompt]:
             encoded = reader.encode(batch)
             return encoded if padding is None else [prompt.thinned(padding) for prompt in encoded]
 
-        with _evaluating(reader.modules.values()), single_threaded(), ThreadPoolExecutor(workers) as pool:
-            for batch, encoded in zip(batches, pool.map(read, batches), strict=True):
+        with _evaluating(reader.modules.values()):
+            read_batches = side_by_side(read, batches, on_cpu=_is_on_cpu(reader), most=MOST_WORKERS)
+            for batch, encoded in zip(batches, read_batches, strict=True):
                 made = dict(zip(batch, encoded, strict=True))
                 if self._cache and padding is not None:
                     self._cache.keep(made, padding)
                 yield from made.items()
+                self._done += len(made)
+                if self._on_progress:
+                    self._on_progress(self._done, self._asked)
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
         """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.

@@ -98,7 +98,7 @@ class FeatureCache:
 
 def encoder_digest(base: BaseModel) -> str:
     """Returns the SHA-256 over all that features depend on: weights, configurations, tokenizers, how they are read."""
-    weights = {name: base.tensor_digests[name] for name in base.text.tensors()}
+    weights = {name: base.weights.tensor_digests[name] for name in base.text.tensors()}
     how = canonical_json([_READING, _described(base.text), _device(base).type, torch.__version__])
     return combined_digest({**weights, "how": hashlib.sha256(how.encode()).hexdigest()})
 

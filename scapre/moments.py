@@ -26,6 +26,7 @@ from scapre.embeddings import (
     templates_of,
 )
 from scapre.neighbours import NEAREST, PLAIN_PICTURE, Near, Neighbourhood, choose_anchor, find_neighbours
+from scapre.row_products import cross_moments
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
 """Weight of each group of retained text in K0 while no more slots are named than found; see `Retained.shares`."""
@@ -251,12 +252,8 @@ def gather_statistics(
     rows = {
         group: _retained_rows(encoder, prompts, padding_slots, device) for group, prompts in passage.retained.items()
     }
-    width = rows["general"].shape[1]
     retained = Retained(
-        sums={
-            group: features.mT @ features if len(features) else torch.zeros(width, width).to(features)
-            for group, features in rows.items()
-        },
+        sums={group: cross_moments((features, features))[0] for group, features in rows.items()},
         features=rows,
         counts={group: len(features) for group, features in rows.items()},
     )
@@ -301,10 +298,11 @@ def _ends(
 def _retained_rows(
     encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device
 ) -> Float[Tensor, "slots d_in"]:
-    rows = []
-    for prompt in sorted(prompts):  # a sum in another order has other last bits
-        encoded = encoder[prompt]
-        rows.append(encoded.features[encoded.rows_read(padding)])
-    if not rows:
-        return encoder[EMPTY_PROMPT].features[:0].to(device, torch.float64)
-    return torch.cat(rows).to(device, torch.float64)
+    encoded = [encoder[prompt] for prompt in sorted(prompts)]  # a sum in another order has other last bits
+    read = [prompt.rows_read(padding) for prompt in encoded]
+    width = encoder[EMPTY_PROMPT].features.shape[1]
+    rows = torch.empty(sum(map(len, read)), width, dtype=torch.float64, device=device)
+    places = rows.split([len(chosen) for chosen in read])
+    for place, prompt, chosen in zip(places, encoded, read, strict=True):
+        place.copy_(prompt.features if len(chosen) == len(prompt.features) else prompt.features[chosen])
+    return rows

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre.moments import TargetSlots
+from scapre.row_products import cross_moments
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,15 @@ class ResponseMoments:
     @classmethod
     def of(cls, base: Float[Tensor, "rows d_in"], delta: Float[Tensor, "rows d_in"]) -> "ResponseMoments":
         """Returns the moments of all rows together."""
-        return cls(base.mT @ base, base.mT @ delta, delta.mT @ delta)
+        return cls(*cross_moments((base, base), (base, delta), (delta, delta)))
+
+    @classmethod
+    def of_map(
+        cls, base_moment: Float[Tensor, "d_in d_in"], shared_map: Float[Tensor, "d_in d_in"]
+    ) -> "ResponseMoments":
+        """Returns the moments where Δ = W0 M, given B."""
+        crossed = base_moment @ shared_map
+        return cls(base_moment, crossed, shared_map.mT @ crossed)
 
     def squared(
         self, before: Float[Tensor, "slots d_in"], after: Float[Tensor, "slots d_in"]

@@ -24,8 +24,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from scapre.determinism import side_by_side
 from scapre.errors import SingularSystemError
 from scapre.moments import TargetSlots, target_batches
+from scapre.row_products import row_blocks
 from scapre.solver import Regularizer, finite
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
@@ -130,16 +132,18 @@ def solve_rows_per_target(
     dtype = precision(targets, rank=rank, width=base.shape[1])
     pencil = _turn(regularizer, factors, own, dtype)
     delta = torch.empty_like(base)
-    error, iterations = 0.0, 0
-    for first in range(0, len(base), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+
+    def solve(rows: slice) -> tuple[float, int]:
         block = _Block(pencil, base[rows].to(dtype), row_weights[rows].to(dtype), own)
         answer, errors, steps = _conjugate_gradients(block)
         if bool((stuck := ~(errors <= TOLERANCE[dtype])).any()):
             answer[stuck] = block.factorized(stuck)
             errors = errors.masked_fill(stuck, 0.0)
         delta[rows] = answer @ pencil.back
-        error, iterations = max(error, float(errors.max())), max(iterations, steps)
+        return float(errors.max()), steps
+
+    solved = list(side_by_side(solve, row_blocks(len(base), ROWS_AT_ONCE), on_cpu=base.is_cpu))
+    error, iterations = (max(found) for found in zip(*solved, strict=True))
     return RowSolution(finite(delta), error, iterations)
 
 
@@ -252,8 +256,7 @@ def _factorize_each_row(
     gamma = stacked.mT @ solved
     identity = torch.eye(len(gamma), dtype=gamma.dtype, device=gamma.device)
     delta = torch.empty_like(base)
-    for first in range(0, len(base), ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+    for rows in row_blocks(len(base), ROWS_AT_ONCE):
         root = row_weights[rows].double().sqrt().repeat_interleave(rank, dim=1)
         factor, failed_at = torch.linalg.cholesky_ex(identity + root.unsqueeze(2) * gamma * root.unsqueeze(1))
         _refuse(failed_at)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scapre.errors import SingularSystemError
+from scapre.row_products import map_rows
 
 WORST_CONDITION = 1e13
 """Beyond it a float64 solution has fewer than three correct digits."""
@@ -78,13 +79,35 @@ def solve_shared_rows(
 
     One eigendecomposition S T = G0 T Λ with Tᵀ G0 T = I, then Δ = [diag(α) W0 N T ⊘ (1 + α_i λ_j)] Tᵀ.
     """
-    half = torch.linalg.solve_triangular(regularizer.factor, slots.double(), upper=False)
-    whitened = torch.linalg.solve_triangular(regularizer.factor, half.mT, upper=False)
-    eigenvalues, vectors = torch.linalg.eigh((whitened + whitened.mT) / 2.0)
+    eigenvalues, vectors = torch.linalg.eigh(_whitened(slots, regularizer))
     basis = torch.linalg.solve_triangular(regularizer.factor.mT, vectors, upper=True)
     alpha = row_weights.double().unsqueeze(1)
-    response = alpha * (base.double() @ (shift.double() @ basis))
-    return finite(response / (1.0 + alpha * eigenvalues.clamp_min(0.0)) @ basis.mT)
+    response = map_rows(base.double(), shift.double() @ basis)
+    response.mul_(alpha).div_(1.0 + alpha * eigenvalues.clamp_min(0.0))
+    return finite(map_rows(response, basis.mT))
+
+
+def shared_map(
+    regularizer: Regularizer, *, slots: Float[Tensor, "d_in d_in"], shift: Float[Tensor, "d_in d_in"]
+) -> Float[Tensor, "d_in d_in"]:
+    """Returns N (G0 + S)⁻¹, by which W0 is multiplied for the answer of `solve_shared_rows` where every α is 1.
+
+    (G0 + S)⁻¹ = L⁻ᵀ (I + L⁻¹ S L⁻ᵀ)⁻¹ L⁻¹, whose middle is well-conditioned where G0 + S is not.
+
+    Raises:
+        SingularSystemError: it is not finite.
+    """
+    middle = _cholesky(add_ridge(_whitened(slots, regularizer), 1.0))
+    half = torch.linalg.solve_triangular(regularizer.factor, shift.double().mT, upper=False)
+    solved = torch.cholesky_solve(half, middle)
+    return finite(torch.linalg.solve_triangular(regularizer.factor.mT, solved, upper=True).mT)
+
+
+def _whitened(slots: Float[Tensor, "d_in d_in"], regularizer: Regularizer) -> Float[Tensor, "d_in d_in"]:
+    """Returns L⁻¹ S L⁻ᵀ."""
+    half = torch.linalg.solve_triangular(regularizer.factor, slots.double(), upper=False)
+    whitened = torch.linalg.solve_triangular(regularizer.factor, half.mT, upper=False)
+    return (whitened + whitened.mT) / 2.0
 
 
 def solve_sylvester(
@@ -140,10 +163,14 @@ def thin_factors(
 
 
 def _inverse(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+    return torch.cholesky_inverse(_cholesky(matrix))
+
+
+def _cholesky(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
     factor, failed_at = torch.linalg.cholesky_ex(matrix)
     if bool(failed_at):
-        raise SingularSystemError("a row's system is not positive definite; raise the dial ridge")
-    return torch.cholesky_inverse(factor)
+        raise SingularSystemError("a row's system is not positive definite; raise ridge or lower erasure_strength")
+    return factor
 
 
 def _significant(sigma: Float[Tensor, " values"]) -> Bool[Tensor, " values"]:

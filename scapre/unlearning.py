@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from scapre.architectures.base import BaseModel
 from scapre.checkpoint import read_base
@@ -25,12 +23,13 @@ from scapre.concepts import (
 from scapre.determinism import Stopwatch, single_threaded
 from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
-from scapre.embeddings import PromptEncoder
+from scapre.embeddings import OnProgress, PromptEncoder
 from scapre.feature_cache import FeatureCache
-from scapre.methods import Method, Problem, find_method
+from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
 from scapre.moments import Passage, Reading, gather_statistics, read_text
 from scapre.responses import ResponseMoments, root_ratio
+from scapre.row_products import cross_moments
 from scapre.vocabulary import proposable_names
 
 MUCH_LEFT = 0.7
@@ -45,6 +44,7 @@ def unlearn(
     *,
     withheld: Sequence[str] = (),
     cache: Path | str | None = None,
+    on_progress: OnProgress | None = None,
     **dials: DialValue,
 ) -> Edit:
     """Returns the edit that makes a model forget `concepts`; the model itself is not changed.
@@ -57,6 +57,7 @@ def unlearn(
         withheld: names the vocabulary must not propose, so that what nobody named can be measured.
         cache: file in which features of retained text are kept for the next edit of the same base, whatever its
             targets; they are encoded anew if `None`. The edit is the same.
+        on_progress: called with how many prompts are encoded and how many are known to be needed; both grow.
         **dials: settings of the method; unknown ones are refused.
 
     Raises:
@@ -73,34 +74,37 @@ def unlearn(
         with clock.phase("encode"):
             base = read_base(pipeline_or_path)
             with _open_cache(cache, base) as kept:
-                encoder = PromptEncoder(base.text, kept)
+                encoder = PromptEncoder(base.text, kept, on_progress)
                 passage, found = order.read(encoder)
         with clock.phase("statistics"):
-            device = next(iter(base.projections.values())).device
+            weights, not_covered = base.weights, list(base.architecture.not_covered)
+            device = next(iter(weights.projections.values())).device
             statistics = gather_statistics(encoder, passage, padding_slots=order.reading.padding_slots, device=device)
-            del encoder  # its features take more memory than anything that follows
-            problem = Problem.of(base.projections, statistics)
+            del base, encoder  # encoder and features take more memory than anything that follows
+            problem = Problem.of(weights.projections, statistics)
         solution = order.method.solve(problem, order.dials, clock)
         spec = EditSpec(
             method=order.method.name,
             concepts=order.concepts,
             retain=(*found.retain_named, *found.retain_found),
             dials=order.dials,
-            base_digest=base.digest,
+            base_digest=weights.digest,
             withheld=order.withheld,
         )
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
-        measured = _diagnose(problem, solution.delta)
+        with clock.phase("measure"):
+            measured = _diagnose(problem, solution)
         much_left = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
         diagnostics = {
             **told,
             **measured,
             **solution.diagnostics,
             "warnings": [*found.warnings, *much_left],
-            "not_covered": list(base.architecture.not_covered),
+            "not_covered": not_covered,
         }
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
-        return build_edit(base, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
+        with clock.phase("build"):
+            return build_edit(weights, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
 
 
 def preflight(
@@ -111,6 +115,7 @@ def preflight(
     *,
     withheld: Sequence[str] = (),
     cache: Path | str | None = None,
+    on_progress: OnProgress | None = None,
     **dials: DialValue,
 ) -> Preflight:
     """Returns what `unlearn` would do, as far as text can tell: anchors, names at risk, warnings.
@@ -121,7 +126,7 @@ def preflight(
     with single_threaded(), torch.no_grad():
         base = read_base(pipeline_or_path)
         with _open_cache(cache, base) as kept:
-            return order.read(PromptEncoder(base.text, kept))[1]
+            return order.read(PromptEncoder(base.text, kept, on_progress))[1]
 
 
 @contextlib.contextmanager
@@ -174,9 +179,12 @@ class _Order:
         return passage, examine(encoder, passage, self.reading)
 
 
-def _diagnose(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> dict[str, Any]:
-    statistics, base = problem.statistics, problem.base
-    moments = ResponseMoments.of(base, delta)
+def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
+    statistics, base, delta = problem.statistics, problem.base, solution.delta
+    if solution.shared_map is None:
+        moments = ResponseMoments.of(base, delta)
+    else:
+        moments = ResponseMoments.of_map(*cross_moments((base, base)), solution.shared_map)
     drift = {
         name: root_ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }

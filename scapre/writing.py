@@ -8,9 +8,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from scapre.errors import CheckpointError
+
+PIECE_BYTES = 1 << 24
+"""Of a file that is copied, so many are written to the disk at once."""
 
 
 @contextlib.contextmanager
@@ -30,7 +36,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Generator[Path]:
         refuse_existing(target, overwrite=overwrite)
         _replace_folder(building, target)
         flush(target.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
     finally:
         if building is not None and building.exists():
@@ -59,11 +65,35 @@ def new_file(target: Path, *, overwrite: bool) -> Generator[Path]:
         refuse_existing(target, overwrite=overwrite)
         building.replace(target)
         flush(target.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
     finally:
         if building is not None:
             building.unlink(missing_ok=True)
+
+
+def copy_through(source: Path, target: Path) -> None:
+    """Copies the content of a file and has it written to the disk, what is copied already beside what is not yet.
+
+    That takes about half of the time of one after the other, which is how it is done where the system knows no better.
+    """
+    try:
+        _send_through(source, target)
+    except (AttributeError, OSError):
+        if target.exists() and target.stat().st_size:  # it knew how, and failed
+            raise
+        shutil.copyfile(source, target)
+    flush(target)
+
+
+def _send_through(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer, ThreadPoolExecutor(1) as pool:
+        sent, written = 0, []
+        while count := os.sendfile(writer.fileno(), reader.fileno(), sent, PIECE_BYTES):
+            sent += count
+            written.append(pool.submit(os.fdatasync, writer.fileno()))
+        for piece in written:
+            piece.result()
 
 
 def flush(path: Path) -> None:

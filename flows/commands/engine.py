@@ -13,6 +13,7 @@ from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.commands.tables import table_of_risks, table_of_targets
 from flows.errors import BadRequestError
 from flows.exit_codes import ExitCode
+from flows.progress import console, progress_bar
 
 if TYPE_CHECKING:
     import scapre
@@ -77,13 +78,20 @@ def unlearn(
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
     if out is None or dry_run:
-        found = scapre.preflight(base, targets, retain=retained, method=method, cache=cache, **dials)
+        with progress_bar("reading text", console()) as on_progress:
+            found = scapre.preflight(
+                base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials
+            )
         _show_preflight(found, targets)
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
-    edit = scapre.unlearn(base, targets, retain=retained, method=method, cache=cache, **dials)
+    with progress_bar("reading text", console()) as on_progress:
+        edit = scapre.unlearn(
+            base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials
+        )
     started = time.perf_counter()
-    edited = _write(edit, checkpoint, out)
+    with console().status("writing the edited checkpoint"):
+        edited = _write(edit, checkpoint, out)
     _show_forgotten(edit)
     spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
     typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")

@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.commands.tables import table_of_risks, table_of_targets
 from flows.progress import console as people
-from flows.progress import progress_bar
+from flows.progress import progress_bars
 from flows.services import open_services
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def plan(
     order = TakedownOrder(
         base=base, method=method, dials=parse_dials(dial or []), withheld=tuple(withhold or ()), policy=policy
     )
-    with progress_bar("capacity curve", people()) as on_progress:
-        found = look_ahead(services, order, more=tuple(more or ()), with_curve=curve, on_progress=on_progress)
+    with progress_bars(("reading text", "capacity curve"), people()) as [on_read, on_progress]:
+        found = look_ahead(
+            services, order, more=tuple(more or ()), with_curve=curve, on_progress=on_progress, on_read=on_read
+        )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=2, ensure_ascii=False))
         return

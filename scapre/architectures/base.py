@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scapre.concepts import canonical_json
+from scapre.determinism import side_by_side
 from scapre.errors import UnsupportedArchitectureError
 from scapre.text import TextSource
 
@@ -62,24 +63,27 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """Text encoders and the edited projections of one model."""
+class BaseWeights:
+    """The edited projections of one model, and what tells whether a model is that one."""
 
-    architecture: Architecture
-    text: TextSource
     projections: Mapping[str, Tensor]
     """Weights `[d_out, d_in]` by name, in canonical order; the live parameters when read from a pipeline."""
-    tensor_digests: Mapping[str, str] = field(init=False)
+    tensor_digests: Mapping[str, str]
     """Digest of each tensor the base digest covers: all that features depend on, and the projections."""
-
-    def __post_init__(self) -> None:
-        covered = {**self.text.tensors(), **self.projections}
-        object.__setattr__(self, "tensor_digests", {name: tensor_digest(covered[name]) for name in sorted(covered)})
 
     @property
     def digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of text encoders and projections."""
         return combined_digest(self.tensor_digests)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Text encoders and the edited projections of one model."""
+
+    architecture: Architecture
+    text: TextSource
+    weights: BaseWeights
 
 
 def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
@@ -106,7 +110,8 @@ def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
         raise UnsupportedArchitectureError(
             f"expected weights in memory, found {absent[0]!r} off-loaded; load the pipeline without off-loading"
         )
-    return BaseModel(architecture, text, projections)
+    covered = {**text.tensors(), **projections}
+    return BaseModel(architecture, text, BaseWeights(projections, tensor_digests(covered)))
 
 
 def check_projections(architecture: Architecture, projections: Mapping[str, Tensor]) -> None:
@@ -145,6 +150,13 @@ def tensor_digest(tensor: Tensor) -> str:
     content = hashlib.sha256(header.encode())
     content.update(held.reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
+
+
+def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Returns the digest of each tensor, in the order of names."""
+    held = [tensors[name] for name in sorted(tensors)]
+    digests = side_by_side(tensor_digest, held, on_cpu=all(tensor.is_cpu for tensor in held))
+    return dict(zip(sorted(tensors), digests, strict=True))
 
 
 def combined_digest(tensor_digests: Mapping[str, str]) -> str:

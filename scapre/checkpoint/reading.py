@@ -44,4 +44,4 @@ def read_inspected(info: CheckpointInfo, tokenizer: Path | None = None) -> BaseM
 
 def base_digest(pipeline_or_path: Any) -> str:
     """Returns the digest of text encoders and projections."""
-    return read_base(pipeline_or_path).digest
+    return read_base(pipeline_or_path).weights.digest

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scapre.architectures import BaseModel
+from scapre.architectures import BaseWeights
 from scapre.checkpoint import CheckpointInfo, SingleFile, read_inspected
 from scapre.checkpoint.folder import MODEL_INDEX
 from scapre.edit import Edit
@@ -17,14 +17,14 @@ def source_of(checkpoint: Path | str | SingleFile) -> Path:
     return (checkpoint.path if isinstance(checkpoint, SingleFile) else Path(checkpoint)).resolve()
 
 
-def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseModel:
-    """Returns text encoders and projections of an inspected checkpoint.
+def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseWeights:
+    """Returns the projections of an inspected checkpoint.
 
     Raises:
         BaseMismatchError: it is not the base of the edit; names both digests.
         CheckpointError: the edit does not make of it what the edit says.
     """
-    base = read_inspected(info)
+    base = read_inspected(info).weights
     edit.check(base)
     return base
 

@@ -8,7 +8,6 @@ Guarantees:
 """
 
 import os
-import shutil
 from pathlib import Path
 
 from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
@@ -17,7 +16,7 @@ from scapre.checkpoint.tensor_files import everything_in, flip_bits
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
 from scapre.exports.base import changed_names, check_place, read_own_base, source_of
-from scapre.writing import flush, new_folder
+from scapre.writing import copy_through, flush, new_folder
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".onnx", ".msgpack", ".h5", ".gguf"})
 """Files in which programs look for weights; pickles are refused before."""
@@ -69,14 +68,13 @@ def _copy_tree(info: CheckpointInfo, edit: Edit, building: Path) -> None:
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         if original in rewritten:
-            shutil.copyfile(original, copy)
+            copy_through(original, copy)
             own = [name for name in changed if info.files[name] == original]
             flip_bits(copy, {info.stored_names[name]: edit.changes[name] for name in own})
         elif original.suffix in WEIGHT_SUFFIXES:
             _link_or_copy(original.resolve(), copy)
         else:  # configurations are small, and people change them in place
-            shutil.copyfile(original, copy)
-            flush(copy)
+            copy_through(original, copy)
     for folder in sorted((p for p in building.rglob("*") if p.is_dir()), reverse=True):
         flush(folder)
     flush(building)
@@ -86,5 +84,4 @@ def _link_or_copy(original: Path, copy: Path) -> None:
     try:
         os.link(original, copy)
     except OSError:  # another device, or a file system without links
-        shutil.copyfile(original, copy)
-        flush(copy)
+        copy_through(original, copy)

@@ -7,7 +7,6 @@ text encoder less than the original file, which no program reads.
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from scapre.edit import Edit
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.exports.base import changed_names, check_place, read_own_base, source_of
 from scapre.text import plain_name
-from scapre.writing import new_file
+from scapre.writing import copy_through, new_file
 
 VAE_CLASS = "AutoencoderKL"
 _LINEAR = "use_linear_projection"
@@ -65,7 +64,7 @@ def export_single_file(
     read_own_base(edit, info)
     with new_file(target, overwrite=overwrite) as building:
         if source.is_file():
-            shutil.copyfile(source, building)
+            copy_through(source, building)
             flip_bits(building, {info.stored_names[name]: edit.changes[name] for name in changed_names(edit)})
         else:
             layout = layout_of(info.pipeline_class, uses_linear_projection=bool(_config(info, "unet").get(_LINEAR)))

@@ -14,6 +14,7 @@ from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics, target_batches
 from scapre.neighbours import NEAREST
+from scapre.row_products import map_rows
 
 SURELY_MEANT = 0.8
 """Share of letters in common from which a text is taken for a misspelled word."""
@@ -111,6 +112,15 @@ class Solution:
 
     delta: Float[Tensor, "rows d_in"]
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    shared_map: Float[Tensor, "d_in d_in"] | None = None
+    """M with Δ = W0 M, where all rows are treated alike: it tells what rows do without a look at them."""
+
+    @classmethod
+    def of_map(
+        cls, base: Float[Tensor, "rows d_in"], shared_map: Float[Tensor, "d_in d_in"], diagnostics: Mapping[str, Any]
+    ) -> "Solution":
+        """Returns the solution Δ = W0 M."""
+        return cls(map_rows(base, shared_map), diagnostics, shared_map)
 
 
 Dials = Mapping[str, DialValue]

@@ -54,7 +54,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         change = uce.edit_map(regularizer, strength * shift)
         base_moment = base.mT @ base
         for _ in range(int(dials["rounds"]) if statistics.targets and strength else 0):
-            moments = ResponseMoments(base_moment, base_moment @ change, change.mT @ base_moment @ change)
+            moments = ResponseMoments.of_map(base_moment, change)
             attack = attack_map(moments, float(dials["attack_ridge"]))
             regained.append(_regained_share(statistics, moments, attack))
             for batch in slot_batches(statistics):
@@ -62,8 +62,8 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
                 gram, shift = gram + attacks.mT @ attacks, shift + (batch.anchors - attacks).mT @ attacks
             regularizer = solver.factorize(strength * gram + kept)
             change = uce.edit_map(regularizer, strength * shift)
-        delta = base @ change
-    return Solution(delta, {"condition_number": regularizer.condition, "regained_response": regained})
+        told = {"condition_number": regularizer.condition, "regained_response": regained}
+        return Solution.of_map(base, change, told)
 
 
 def _regained_share(statistics: Statistics, moments: ResponseMoments, attack: Float[Tensor, "d_in d_in"]) -> float:

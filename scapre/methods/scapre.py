@@ -16,6 +16,7 @@ directions; see `scapre.row_systems` and `scapre.decoupler`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,10 +89,13 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         regularizer = solver.factorize(_regularizer(problem, dials))
         alpha, report = row_weights(problem, dials)
     with clock.phase("solve"):
-        delta, precision = _solve_rows(problem, regularizer, alpha=alpha, dials=dials)
+        solution = _solve_rows(problem, regularizer, alpha=alpha, dials=dials)
+    told = {"condition_number": regularizer.condition, "relevance": report, **solution.diagnostics}
+    if not (strength := float(dials["geometry"])):
+        return replace(solution, diagnostics=told)
     with clock.phase("refine"):
-        delta = geometry.align_projections(problem.base, delta, problem.parts, strength=float(dials["geometry"]))
-    return Solution(delta, {"condition_number": regularizer.condition, "relevance": report, **precision})
+        aligned = geometry.align_projections(problem.base, solution.delta, problem.parts, strength=strength)
+    return Solution(aligned, told)
 
 
 def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
@@ -145,18 +149,19 @@ def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targ
 
 def _solve_rows(
     problem: Problem, regularizer: solver.Regularizer, *, alpha: Float[Tensor, "rows targets"], dials: Dials
-) -> tuple[Float[Tensor, "rows d_in"], dict[str, Any]]:
+) -> Solution:
     statistics = problem.statistics
-    is_shared = dials["row_weights"] != "per_target"
     factors = row_systems.compress_slots(regularizer, statistics.targets, rank=_rank(dials))
     strengths, told = _balanced(problem, regularizer, _strengths(factors.gains, dials), dials)
-    if is_shared:
+    if dials["row_weights"] != "per_target":
         if dials["rank"] == "auto":
             gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
         else:
             gram, shift = factors.weighted(strengths).moments()
+        if dials["row_weights"] == "uniform":
+            return Solution.of_map(problem.base, solver.shared_map(regularizer, slots=gram, shift=shift), told)
         delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
-        return delta, told
+        return Solution(delta, told)
     factors = factors.weighted(strengths)  # rather than α: what all rows share is solved at once
     targets, rank, width = factors.features.shape
     chosen = dials["own_directions"]
@@ -167,7 +172,7 @@ def _solve_rows(
         "solver_error": solution.error,
         "solver_iterations": solution.iterations,
     }
-    return solution.delta, {**told, **precision}
+    return Solution(solution.delta, {**told, **precision})
 
 
 def _balanced(

@@ -83,13 +83,12 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     with clock.phase("solve"):
         inside = solver.factorize(solver.add_ridge(basis.mT @ gram @ basis, ridge)) if basis.numel() else free
         inner = torch.cholesky_solve((shift @ basis).mT, inside.factor).mT if basis.numel() else basis
-        delta = (base @ inner) @ basis.mT
-    diagnostics = {
-        "condition_number": inside.condition,
-        "null_dimensions": basis.shape[1],
-        "slots_that_count": len(counted),
-    }
-    return Solution(delta, diagnostics)
+        told = {
+            "condition_number": inside.condition,
+            "null_dimensions": basis.shape[1],
+            "slots_that_count": len(counted),
+        }
+        return Solution.of_map(base, inner @ basis.mT, told)
 
 
 METHOD = Method("speed", "least squares in the null space of the retained text that would shift (SPEED)", DIALS, _solve)

@@ -40,8 +40,8 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         gram, shift = slot_moments(problem.statistics, averaged=False)
         regularizer = solver.factorize(strength * gram + kept_moment(problem.statistics, dials))
     with clock.phase("solve"):
-        delta = problem.base @ edit_map(regularizer, strength * shift)
-    return Solution(delta, {"condition_number": regularizer.condition})
+        change = edit_map(regularizer, strength * shift)
+        return Solution.of_map(problem.base, change, {"condition_number": regularizer.condition})
 
 
 METHOD = Method("uce", "least squares on all rows (UCE)", DIALS, _solve)

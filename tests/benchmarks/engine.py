@@ -17,14 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from rich.console import Console
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from scapre.architectures.base import tensor_digest
+from scapre.architectures.base import BaseWeights, tensor_digest
 from scapre.concepts import EditSpec
 from scapre.determinism import Stopwatch, single_threaded
 from scapre.edit import build_edit
@@ -129,11 +128,12 @@ def run_once(plan: Plan, projections: dict[str, Tensor], text: SyntheticText, me
         problem = Problem.of(projections, synthetic_statistics(text))
     solution = chosen.solve(problem, dials, clock)
     digests = {name: tensor_digest(weight) for name, weight in projections.items()}
-    base = SimpleNamespace(projections=projections, tensor_digests=digests)  # what `build_edit` needs of a base model
     spec = EditSpec(method, tuple(target.placed.concept for target in problem.statistics.targets), (), dials, "0" * 64)
     with clock.phase("save"), tempfile.TemporaryDirectory() as folder:
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
-        build_edit(base, spec, deltas=deltas, diagnostics={}).save(Path(folder) / "edit.safetensors")
+        build_edit(BaseWeights(projections, digests), spec, deltas=deltas, diagnostics={}).save(
+            Path(folder) / "edit.safetensors"
+        )
     diagnostics = {key: solution.diagnostics[key] for key in KEPT_DIAGNOSTICS if key in solution.diagnostics}
     return Run(method, len(text.targets), repetition, clock.seconds, diagnostics, peak_gib())
 

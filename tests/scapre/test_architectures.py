@@ -80,7 +80,7 @@ def test_features_are_what_the_pipeline_feeds_the_edited_maps(family: str) -> No
     pipeline = build(family)
     encoder = encoder_of(pipeline, CAT.text, EMPTY_PROMPT)
     seen = answers(pipeline, family, CAT.text)
-    assert set(seen) == set(read_pipeline(pipeline).projections)
+    assert set(seen) == set(read_pipeline(pipeline).weights.projections)
     encoded = encoder[CAT.text]
     everywhere = list(range(len(encoded.features)))
     contexts = tuple(run.context for run in encoded.runs)
@@ -192,7 +192,7 @@ def test_sd3_without_t5_reads_its_clip_encoders_alone() -> None:
     whole = read_pipeline(pipeline)
     pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
     base = read_pipeline(pipeline)
-    assert base.digest != whole.digest
+    assert base.weights.digest != whole.weights.digest
     encoder = PromptEncoder(base.text)
     encoder.encode([CAT.text])
     given = next(iter(answers(pipeline, "stable-diffusion-3", CAT.text).values()))[0][-1]
@@ -233,12 +233,12 @@ def test_digest_of_stable_diffusion_is_what_it_was_when_the_first_edits_were_mad
 )
 def test_digest_covers_all_that_features_rest_on_and_tied_weights_once(family: str, parameter: str) -> None:
     pipeline = build(family, dtype=torch.float32)
-    base = read_pipeline(pipeline)
+    base = read_pipeline(pipeline).weights
     assert parameter in base.tensor_digests
     assert not [name for name in base.tensor_digests if "embed_tokens" in name and family != "sana"]
     component, _, name = parameter.partition(".")
     getattr(pipeline, component).get_parameter(name).data.view(-1)[0] += 1.0
-    assert read_pipeline(pipeline).digest != base.digest
+    assert read_pipeline(pipeline).weights.digest != base.digest
 
 
 @pytest.mark.parametrize("family", FAMILIES)

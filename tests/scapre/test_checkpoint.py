@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, edit: Edit, tmp_pat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folders.shutil, "copyfile", full)
+    monkeypatch.setattr(folders, "copy_through", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*free space"):
         scapre.merge(edit, checkpoint, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["base"]

@@ -1,12 +1,13 @@
 """One thread inside a block, the former number outside, whoever else has a block of their own."""
 
 import threading
+import time
 from collections.abc import Generator
 
 import pytest
 import torch
 
-from scapre.determinism import allowed_threads, single_threaded
+from scapre.determinism import allowed_threads, side_by_side, single_threaded
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,43 @@ def test_a_block_has_one_thread_and_gives_the_others_back_nested_or_not():
         with single_threaded():
             assert (torch.get_num_threads(), allowed_threads()) == (1, 3)
         assert (torch.get_num_threads(), allowed_threads()) == (1, 3)
+    assert torch.get_num_threads() == 3
+
+
+def test_parts_are_made_in_order_each_by_one_thread_without_gradients():
+    meet = threading.Barrier(3, timeout=30)
+
+    def work(part: int) -> tuple[int, int, bool]:
+        meet.wait()  # three at a time, or none gets on
+        return part, torch.get_num_threads(), torch.is_grad_enabled()
+
+    assert list(side_by_side(work, range(9), on_cpu=True)) == [(part, 1, False) for part in range(9)]
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("is_inference", [True, False])
+def test_parts_are_made_in_the_mode_of_whoever_asks(is_inference: bool):
+    with torch.inference_mode(is_inference):
+        made = list(side_by_side(lambda _: torch.zeros(1), range(2), on_cpu=True))
+    assert [tensor.is_inference() for tensor in made] == [is_inference] * 2
+
+
+@pytest.mark.parametrize(("on_cpu", "most"), [(False, 9), (True, 1)])
+def test_an_accelerator_is_given_one_part_at_a_time(on_cpu: bool, most: int):
+    at_work = threading.Semaphore(1)
+
+    def work(part: int) -> int:
+        assert at_work.acquire(blocking=False)
+        time.sleep(0.01)
+        at_work.release()
+        return part
+
+    assert list(side_by_side(work, range(5), on_cpu=on_cpu, most=most)) == list(range(5))
+
+
+def test_a_part_that_fails_is_told_and_threads_are_given_back():
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(lambda part: 1 // part, [1, 0, 1], on_cpu=True))
     assert torch.get_num_threads() == 3
 
 

@@ -51,13 +51,13 @@ def test_revert_gives_back_every_bit(make_pipeline, dtype: torch.dtype) -> None:
 def awkward_pipeline(family: str, dtype: torch.dtype) -> DiffusionPipeline:
     """A pipeline whose projections hold -0.0 and the smallest and largest numbers of their type."""
     pipeline, limits = build(family, dtype=dtype), torch.finfo(dtype)
-    for weight in read_pipeline(pipeline).projections.values():
+    for weight in read_pipeline(pipeline).weights.projections.values():
         weight.data.view(-1)[:4] = torch.tensor([-0.0, limits.smallest_normal / 2, -limits.tiny, limits.max / 4])
     return pipeline
 
 
 def random_edit(pipeline: DiffusionPipeline, seed: int, scale: float, kept_fraction: float) -> Edit:
-    generator, base, deltas = torch.Generator().manual_seed(seed), read_pipeline(pipeline), {}
+    generator, base, deltas = torch.Generator().manual_seed(seed), read_pipeline(pipeline).weights, {}
     for name, weight in base.projections.items():
         moves = torch.rand(len(weight), 1, generator=generator, dtype=torch.float64) >= kept_fraction
         deltas[name] = scale * moves * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_every_edit_of_every_architecture_comes_off_to_the_bit(family, dtype, se
     assert changed == {name for name, change in edit.changes.items() if bool(change.any())}
     assert edit.is_identity == (not changed)
     assert not changed if kept_fraction == 1.0 else changed or scale < 1e-3
-    assert read_pipeline(pipeline).digest == edit.edited_digest
+    assert read_pipeline(pipeline).weights.digest == edit.edited_digest
     edit.revert(pipeline)
     assert bits(pipeline) == before
 

@@ -3,8 +3,10 @@
 import dataclasses
 import errno
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -464,6 +466,22 @@ def test_what_was_there_survives_a_full_disk(checkpoint: Path, tmp_path: Path, k
     with pytest.raises(CheckpointError, match=r"No space left on device.*free space"):
         export(edit, checkpoint, out, overwrite=True)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@contextmanager
+def no_room_for_more_than(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("kind", [*sorted(EXPORTS), "edit"])
+def test_what_cannot_be_written_in_full_is_an_error_and_no_file(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    edit, out = unlearn(checkpoint), tmp_path / PLACES.get(kind, "edit.safetensors")
+    with no_room_for_more_than(1024), pytest.raises(CheckpointError, match=r"could not write .*File too large.*free"):
+        edit.save(out) if kind == "edit" else EXPORTS[kind](edit, checkpoint, out)
+    assert [p.name for p in tmp_path.iterdir()] == ["base"]
 
 
 @pytest.mark.parametrize("kind", sorted(EXPORTS))

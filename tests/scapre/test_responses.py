@@ -23,6 +23,23 @@ def test_shares_equal_those_of_the_rows(seed: int, strength: float) -> None:
         assert moments.neighbour_change(target) == pytest.approx(float((moved / apart).sqrt()), rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["scapre", "uce", "rece", "speed"])
+def test_one_map_of_all_rows_tells_what_the_rows_would(method: str) -> None:
+    problem = problem_of()
+    solution = solve(problem, method)
+    assert solution.shared_map is not None
+    torch.testing.assert_close(problem.base @ solution.shared_map, solution.delta)
+    rows = ResponseMoments.of(problem.base, solution.delta)
+    mapped = ResponseMoments.of_map(rows.base, solution.shared_map)
+    for found, expected in ((mapped.cross, rows.cross), (mapped.change, rows.change)):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("dials", [{"row_weights": "per_target"}, {"row_weights": "shared"}, {"geometry": 0.5}])
+def test_rows_that_are_treated_each_by_itself_have_no_map(dials: dict) -> None:
+    assert solve(problem_of(), "scapre", **dials).shared_map is None
+
+
 def test_no_change_leaves_everything() -> None:
     problem = problem_of()
     moments = ResponseMoments.of(problem.base, torch.zeros_like(problem.base))

@@ -46,6 +46,25 @@ def test_rows_of_weight_zero_do_not_move_at_all() -> None:
     assert delta[[1, 3, 4]].all()
 
 
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 4), slots=st.integers(1, 9), strength=st.floats(1e-3, 1e4))
+def test_the_shared_map_is_the_answer_of_rows_that_all_weigh_one(
+    seed: int, count: int, slots: int, strength: float
+) -> None:
+    gram, targets, base = random_targets(seed, count=count, slots=slots, width=D_IN, rows=ROWS)
+    moment, shift = (strength * one for one in moments(targets))
+    found = base @ solver.shared_map(solver.factorize(gram), slots=moment, shift=shift)
+    expected = solve_shared(base, gram, targets, torch.full((ROWS,), strength, dtype=torch.float64))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_a_map_that_is_not_finite_is_refused() -> None:
+    gram, targets, _ = random_targets(3, count=2, slots=4, width=D_IN, rows=ROWS)
+    moment, shift = moments(targets)
+    for factor in (1e308, float("nan")):
+        with pytest.raises(SingularSystemError, match="lower erasure_strength"):
+            solver.shared_map(solver.factorize(gram), slots=factor * moment, shift=factor * shift)
+
+
 def test_no_targets_no_change() -> None:
     gram, _, base = random_targets(1, count=0, slots=1, width=D_IN, rows=ROWS)
     assert not solve_shared(base, gram, [], torch.ones(ROWS, dtype=torch.float64)).any()

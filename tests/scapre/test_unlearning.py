@@ -5,15 +5,26 @@ import itertools
 import statistics
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import scapre
-from scapre import Concept, DialError, Edit, InvalidConceptError, SingularSystemError, UnsupportedArchitectureError
+from scapre import (
+    Concept,
+    DialError,
+    Edit,
+    InvalidConceptError,
+    SingularSystemError,
+    UnsupportedArchitectureError,
+    unlearning,
+)
+from scapre.architectures import BaseModel
 from scapre.embeddings import PromptEncoder, TextStack, fill, templates_of
-from scapre.methods import METHODS
+from scapre.methods import METHODS, Problem
 from scapre.moments import Reading, gather_statistics, read_text
 
 CAT, GOGH = Concept("cat", aliases=("kitten",)), Concept("van gogh", "style")
@@ -182,6 +193,41 @@ def test_vocabulary_is_used_by_default_and_withheld_names_are_not_in_it(pipeline
     assert edit.spec.withheld == ("clock",)
 
 
+def test_the_text_encoder_is_let_go_before_anything_is_solved(make_pipeline, tmp_path: Path, monkeypatch) -> None:
+    make_pipeline(dtype=torch.float32).save_pretrained(tmp_path / "base")
+    read, encoders, alive = unlearning.read_base, [], []
+
+    def watched_read(path: Path) -> BaseModel:
+        base = read(path)
+        encoders.append(weakref.ref(base.text.encoder))
+        return base
+
+    def watched_problem(*given: object) -> Problem:
+        alive.append([encoder() for encoder in encoders])
+        return Problem.of(*given)
+
+    monkeypatch.setattr(unlearning, "read_base", watched_read)
+    monkeypatch.setattr(unlearning, "Problem", SimpleNamespace(of=watched_problem))
+    unlearn(tmp_path / "base")
+    assert alive == [[None]]
+    unlearn(make_pipeline(dtype=torch.float32))  # the control: the caller holds the pipeline
+    assert alive[1][0] is None
+    assert alive[1][1] is not None
+
+
+@pytest.mark.parametrize("act", [scapre.unlearn, scapre.preflight])
+def test_progress_counts_the_texts_that_are_read(pipeline, tmp_path: Path, act) -> None:
+    calls: list[list[tuple[int, int]]] = []
+    for _ in range(2):
+        calls.append([])
+        act(pipeline, [CAT], retain=RETAIN, cache=tmp_path / "cache.db", on_progress=lambda *n: calls[-1].append(n))
+    for told in calls:
+        assert told == sorted(told)
+        assert all(0 < done <= known for done, known in told)
+        assert told[-1][0] == told[-1][1]
+    assert calls[0][-1] > calls[1][-1]  # what is in the cache is not read again
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_diagnostics_say_what_happened(pipeline, method: str) -> None:
     found = unlearn(pipeline, method=method).diagnostics
@@ -189,7 +235,7 @@ def test_diagnostics_say_what_happened(pipeline, method: str) -> None:
     assert set(found["residual_response"]) == {"cat", "van gogh"}
     assert 0 < found["residual_response"]["cat"] < LARGEST_RESIDUAL.get(method, 1)
     assert found["condition_number"] > 1
-    assert {"encode", "statistics", "solve"} <= set(found["seconds"])
+    assert {"encode", "statistics", "solve", "measure", "build"} <= set(found["seconds"])
 
 
 def test_histogram_counts_every_row_and_target(pipeline) -> None:

@@ -1,0 +1,60 @@
+"""Copies are whole and on the disk, or there is an error."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from scapre import writing
+from scapre.writing import copy_through
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(100_000))
+    return source
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 1000])
+def test_a_copy_is_the_same_whatever_the_pieces(tmp_path: Path, monkeypatch, size: int) -> None:
+    monkeypatch.setattr(writing, "PIECE_BYTES", 64)
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(size))
+    copy_through(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+
+
+def test_what_was_longer_before_is_cut(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").write_bytes(bytes(200_000))
+    copy_through(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("missing", [OSError(errno.ENOTSOCK, "not a socket"), AttributeError("sendfile")])
+def test_a_system_that_cannot_copies_first_and_writes_then(source: Path, tmp_path: Path, monkeypatch, missing) -> None:
+    flushed = []
+
+    def unknown(*_: object) -> int:
+        raise missing
+
+    monkeypatch.setattr(writing.os, "sendfile", unknown)
+    monkeypatch.setattr(writing, "flush", flushed.append)
+    copy_through(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    assert flushed == [tmp_path / "copy"]
+
+
+def test_a_disk_that_fails_later_is_an_error(source: Path, tmp_path: Path, monkeypatch) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(writing.os, "fdatasync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        copy_through(source, tmp_path / "copy")
+
+
+def test_a_source_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        copy_through(tmp_path / "none", tmp_path / "copy")
