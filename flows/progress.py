@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 QUIET_SECONDS = 2.0
-"""What takes no longer needs no progress."""
+"""What is often done sooner shows progress from then on only."""
 OnProgress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
@@ -29,17 +29,17 @@ def both(first: OnProgress, second: OnProgress) -> OnProgress:
 
 
 @contextmanager
-def progress_bar(description: str, console: Console) -> Generator[OnProgress]:
-    """Yields a callback that shows progress until the block ends, from `QUIET_SECONDS` after the start on."""
-    with progress_bars((description,), console) as [show]:
+def progress_bar(description: str, console: Console, *, after: float = 0.0) -> Generator[OnProgress]:
+    """Yields a callback that shows progress until the block ends, from `after` seconds on."""
+    with progress_bars((description,), console, after=after) as [show]:
         yield show
 
 
 @contextmanager
-def progress_bars(descriptions: Sequence[str], console: Console) -> Generator[list[OnProgress]]:
+def progress_bars(descriptions: Sequence[str], console: Console, *, after: float = 0.0) -> Generator[list[OnProgress]]:
     """Yields a callback for each description, as `progress_bar` does."""
     if not console.is_terminal:
-        yield [_once_it_takes_long(_line_printer(description, console)) for description in descriptions]
+        yield [_from(after, _line_printer(description, console)) for description in descriptions]
         return
     columns = (
         TextColumn("{task.description}"),
@@ -50,14 +50,14 @@ def progress_bars(descriptions: Sequence[str], console: Console) -> Generator[li
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        yield [_once_it_takes_long(_bar(progress, description)) for description in descriptions]
+        yield [_from(after, _bar(progress, description)) for description in descriptions]
 
 
-def _once_it_takes_long(show: OnProgress) -> OnProgress:
+def _from(seconds: float, show: OnProgress) -> OnProgress:
     started = time.monotonic()
 
     def show_late(done: int, total: int) -> None:
-        if time.monotonic() - started >= QUIET_SECONDS:
+        if time.monotonic() - started >= seconds:
             show(done, total)
 
     return show_late

@@ -24,7 +24,7 @@ from flows.errors import BadRequestError
 from flows.evidence import Kept, keep_bundle
 from flows.judgement import Roles, assign_roles, describe_roles, judge_checkpoint
 from flows.plan import Plan, make_plan
-from flows.progress import both
+from flows.progress import QUIET_SECONDS, both
 from flows.questions import Question, choose_detectors
 from flows.regressions import subject_names
 from flows.requests import TakedownRequest
@@ -199,7 +199,7 @@ def _of_any_base(requests: dict[str, TakedownRequest]) -> dict[str, TakedownRequ
 def _unlearn(services: Services, ask: Ask) -> candidates.Candidate:
     base = candidates.Base(ask.plan.base, ask.base.digest, ask.base.path)
     candidates.preflight(ask.plan, base)
-    with shown_progress("reading", of="texts") as on_progress:
+    with shown_progress("reading", of="texts", after=QUIET_SECONDS) as on_progress:
         return candidates.build_candidate(services, ask.plan, base, on_progress=on_progress)
 
 

@@ -55,23 +55,25 @@ def note(line: str) -> None:
 
 
 @contextlib.contextmanager
-def shown_progress(description: str, *, of: str = "pictures") -> Generator[OnProgress]:
-    """Yields a callback that shows progress on the terminal and on the run's page."""
+def shown_progress(description: str, *, of: str = "pictures", after: float = 0.0) -> Generator[OnProgress]:
+    """Yields a callback that shows progress on the terminal and on the run's page, from `after` seconds on."""
     artifact: UUID | None = None
-    with _never_in_the_way():
-        created = create_progress_artifact(0.0, key=description, description=f"{description}: {of} done")
-        artifact = cast(UUID, created)  # a coroutine only where a loop runs, which in a step it does not
-    shown_at = time.monotonic()
-    with progress_bar(description, console()) as on_console:
+    started = shown_at = time.monotonic()
+    with progress_bar(description, console(), after=after) as on_console:
 
         def show(done: int, total: int) -> None:
-            nonlocal shown_at
+            nonlocal artifact, shown_at
             on_console(done, total)
-            is_due = time.monotonic() - shown_at >= _SECONDS_BETWEEN_UPDATES
-            if artifact is not None and (is_due or done >= total):
-                shown_at = time.monotonic()
+            now, share = time.monotonic(), 100.0 * done / max(total, 1)
+            if artifact is None and now - started >= after:
+                shown_at = now
                 with _never_in_the_way():
-                    update_progress_artifact(artifact, progress=100.0 * done / max(total, 1))
+                    created = create_progress_artifact(share, key=description, description=f"{description}: {of} done")
+                    artifact = cast(UUID, created)  # a coroutine only where a loop runs, which in a step it does not
+            elif artifact is not None and (now - shown_at >= _SECONDS_BETWEEN_UPDATES or done >= total):
+                shown_at = now
+                with _never_in_the_way():
+                    update_progress_artifact(artifact, progress=share)
 
         yield show
 

@@ -24,7 +24,7 @@ from flows.evidence import Kept, fetch_evidence, keep_evidence
 from flows.integrity import check_integrity
 from flows.judgement import assign_roles, judge_checkpoint, load_detectors
 from flows.plan import Plan, make_plan
-from flows.progress import both
+from flows.progress import QUIET_SECONDS, both
 from flows.promotion import StaleApprovalError
 from flows.regressions import subject_names
 from flows.run_page import note, show_judgement, shown_progress
@@ -105,7 +105,7 @@ def _fetch(services: Services, plan: Plan) -> candidates.Base:
 
 @step("build candidate")
 def _build(services: Services, plan: Plan, base: candidates.Base) -> candidates.Candidate:
-    with shown_progress("reading", of="texts") as on_progress:
+    with shown_progress("reading", of="texts", after=QUIET_SECONDS) as on_progress:
         candidate = candidates.build_candidate(services, plan, base, on_progress=on_progress)
     note(f"candidate {candidate.digest} of {', '.join(plan.request_ids) or 'no request'}, by {plan.method}")
     services.ledger.append(

@@ -47,9 +47,10 @@ def allowed_threads() -> int:
 def side_by_side(
     work: Callable[[_Part], _Made], parts: Iterable[_Part], *, on_cpu: bool, most: int = MOST_WORKERS
 ) -> Generator[_Made]:
-    """Yields what `work`, without gradients, makes of each part, in order.
+    """Yields what `work`, without gradients, makes of each part, in order; close it if you stop before its end.
 
     On a CPU several threads do, each part on one; how the parts are cut must not depend on the number of threads.
+    Elsewhere the caller's own thread does, whose streams they are.
     """
     workers = min(allowed_threads(), most) if on_cpu else 1
     is_inference = torch.is_inference_mode_enabled()
@@ -58,8 +59,12 @@ def side_by_side(
         with torch.inference_mode(is_inference), torch.no_grad():
             return work(part)
 
-    with single_threaded(), ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work_as_here, parts)
+    with single_threaded():
+        if workers == 1:
+            yield from map(work_as_here, parts)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(work_as_here, parts)
 
 
 class Stopwatch:

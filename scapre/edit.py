@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from scapre.architectures import BaseWeights, read_pipeline
@@ -155,7 +155,7 @@ class Edit:
         content["seal"] = _seal(content)
         tensors = {name: self.changes[name].cpu().contiguous() for name in sorted(self.changes)}
         with new_file(target, overwrite=True) as building:
-            save_file(tensors, building, {METADATA_KEY: canonical_json(content)})
+            building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(content)}))
         return target
 
     @classmethod

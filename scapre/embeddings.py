@@ -14,7 +14,7 @@ Guarantees:
 import itertools
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -131,8 +131,8 @@ class PromptEncoder:
             encoded = reader.encode(batch)
             return encoded if padding is None else [prompt.thinned(padding) for prompt in encoded]
 
-        with _evaluating(reader.modules.values()):
-            read_batches = side_by_side(read, batches, on_cpu=_is_on_cpu(reader), most=MOST_WORKERS)
+        read_batches = side_by_side(read, batches, on_cpu=_is_on_cpu(reader), most=MOST_WORKERS)
+        with _evaluating(reader.modules.values()), closing(read_batches):
             for batch, encoded in zip(batches, read_batches, strict=True):
                 made = dict(zip(batch, encoded, strict=True))
                 if self._cache and padding is not None:

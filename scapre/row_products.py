@@ -11,6 +11,9 @@ from scapre.determinism import side_by_side
 ROWS_AT_ONCE = 4096
 """Enough for one fast product, few enough that the blocks of a model keep several threads busy."""
 
+MOST_SUMS = 4
+"""Threads that each hold a d_in × d_in sum of every pair."""
+
 
 def row_blocks(rows: int, at_once: int = ROWS_AT_ONCE) -> list[slice]:
     """Returns blocks that cover `rows` rows, whatever the number of threads."""
@@ -37,7 +40,7 @@ def cross_moments(*pairs: tuple[Float[Tensor, "rows a"], Float[Tensor, "rows b"]
     def multiply(block: slice) -> list[Tensor]:
         return [left[block].mT @ right[block] for left, right in pairs]
 
-    for parts in side_by_side(multiply, row_blocks(len(first)), on_cpu=first.is_cpu):
+    for parts in side_by_side(multiply, row_blocks(len(first)), on_cpu=first.is_cpu, most=MOST_SUMS):
         for total, part in zip(sums, parts, strict=True):
             total += part
     return sums

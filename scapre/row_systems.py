@@ -14,7 +14,7 @@ Guarantees:
     2. Each row's estimated relative error, in the norm of its own objective, is at most `TOLERANCE` of the precision
        used: float64 while targets × rank ≤ d_in, float32 above. The objective then falls by all that it can, but for a
        share of the square of that.
-    3. Memory besides row weights and answer does not depend on the number of rows.
+    3. Memory besides row weights and answer depends on the number of threads, at most four, but not on that of rows.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,8 @@ DIRECT_UNKNOWNS = 48
 MOST_ITERATIONS = 300
 """Iterations after which a block's remaining rows are factorized one by one."""
 ROWS_AT_ONCE = 1024
+MOST_WORKERS = 4
+"""Threads, each of which holds some times a block of rows and its targets."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +79,49 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     """
     most = usable_rank(targets, rank)
     width = len(regularizer.matrix)
-    dtype = precision(len(targets), rank=most, width=width)  # only which directions are chosen depends on it
-    identity = torch.eye(width, dtype=torch.float64, device=regularizer.matrix.device)
-    inverse = torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
-    features = identity.new_zeros(len(targets), most, width)
-    anchors, gains = torch.zeros_like(features), identity.new_zeros(len(targets))
+    # only which directions are chosen depends on the precision
+    inverse = _inverse_factor(regularizer, precision(len(targets), rank=most, width=width))
+    features = regularizer.matrix.new_zeros(len(targets), most, width)
+    anchors, gains = torch.zeros_like(features), features.new_zeros(len(targets))
     for chosen, batch in target_batches(targets):
-        longest = max(len(target.weights) for target in batch)
-        columns, turned = (features.new_zeros(len(batch), longest, width) for _ in range(2))
-        for k, target in enumerate(batch):
-            root = target.weights.double().sqrt().unsqueeze(1)
-            columns[k, : len(root)], turned[k, : len(root)] = root * target.features, root * target.anchors
-        whitened = columns.to(dtype) @ inverse
+        weights = [target.weights for target in batch]
+        columns = _stacked([target.features for target in batch], weights)
+        turned = _stacked([target.anchors for target in batch], weights)
+        whitened = columns.to(inverse) @ inverse
         energy, vectors = torch.linalg.eigh((whitened @ whitened.mT).double())
         gains[chosen] = energy[:, -1]
         mixing = vectors.flip(2)[:, :, :most].mT
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
     return SlotFactors(features, anchors, gains)
+
+
+def slot_gains(regularizer: Regularizer, targets: Sequence[TargetSlots]) -> Float[Tensor, " targets"]:
+    """Returns γ of each target, as `compress_slots` does, where nothing else of it is needed."""
+    gains = regularizer.matrix.new_zeros(len(targets))
+    inverse = _inverse_factor(regularizer, precision(len(targets), rank=1, width=len(regularizer.matrix)))
+    for chosen, batch in target_batches(targets):
+        columns = _stacked([target.features for target in batch], [target.weights for target in batch])
+        whitened = columns.to(inverse) @ inverse
+        gains[chosen] = torch.linalg.eigvalsh((whitened @ whitened.mT).double())[:, -1]
+    return gains
+
+
+def _inverse_factor(regularizer: Regularizer, dtype: torch.dtype) -> Float[Tensor, "d_in d_in"]:
+    """Returns L⁻ᵀ."""
+    identity = torch.eye(len(regularizer.matrix)).to(regularizer.matrix)
+    return torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
+
+
+def _stacked(
+    slots: Sequence[Float[Tensor, "_ d_in"]], weights: Sequence[Float[Tensor, " _"]]
+) -> Float[Tensor, "targets slots d_in"]:
+    """Returns √ω times the slots of each target, filled up with zeros."""
+    longest = max(len(own) for own in weights)
+    stacked = slots[0].new_zeros(len(slots), longest, slots[0].shape[1], dtype=torch.float64)
+    for row, features, own in zip(stacked, slots, weights, strict=True):
+        row[: len(own)] = own.double().sqrt().unsqueeze(1) * features
+    return stacked
 
 
 def usable_rank(targets: Sequence[TargetSlots], rank: int) -> int:
@@ -142,7 +169,7 @@ def solve_rows_per_target(
         delta[rows] = answer @ pencil.back
         return float(errors.max()), steps
 
-    solved = list(side_by_side(solve, row_blocks(len(base), ROWS_AT_ONCE), on_cpu=base.is_cpu))
+    solved = list(side_by_side(solve, row_blocks(len(base), ROWS_AT_ONCE), on_cpu=base.is_cpu, most=MOST_WORKERS))
     error, iterations = (max(found) for found in zip(*solved, strict=True))
     return RowSolution(finite(delta), error, iterations)
 

@@ -169,7 +169,7 @@ def _inverse(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
 def _cholesky(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
     factor, failed_at = torch.linalg.cholesky_ex(matrix)
     if bool(failed_at):
-        raise SingularSystemError("a row's system is not positive definite; raise ridge or lower erasure_strength")
+        raise SingularSystemError("a system is not positive definite; raise ridge or lower erasure_strength")
     return factor
 
 

@@ -1,4 +1,4 @@
-"""From a base model and concepts to an edit: encode, statistics, solve, refine."""
+"""From a base model and concepts to an edit: encode, statistics, solve, refine, measure, build."""
 
 import contextlib
 import json

@@ -11,8 +11,6 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from scapre.errors import CheckpointError
 
 PIECE_BYTES = 1 << 24
@@ -36,7 +34,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Generator[Path]:
         refuse_existing(target, overwrite=overwrite)
         _replace_folder(building, target)
         flush(target.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
     finally:
         if building is not None and building.exists():
@@ -65,7 +63,7 @@ def new_file(target: Path, *, overwrite: bool) -> Generator[Path]:
         refuse_existing(target, overwrite=overwrite)
         building.replace(target)
         flush(target.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
     finally:
         if building is not None:

@@ -13,7 +13,8 @@ from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.commands.tables import table_of_risks, table_of_targets
 from flows.errors import BadRequestError
 from flows.exit_codes import ExitCode
-from flows.progress import console, progress_bar
+from flows.progress import QUIET_SECONDS, progress_bar
+from flows.progress import console as people
 
 if TYPE_CHECKING:
     import scapre
@@ -59,6 +60,7 @@ def unlearn(
     """
     import scapre
     from infra.settings import load_settings
+    from scapre.methods import find_method
     from scapre.writing import check_writable
 
     targets = _concepts([*(concept or []), *_lines(concepts_file)], kind, aliases=alias or [], anchors=anchor or [])
@@ -74,23 +76,23 @@ def unlearn(
         scapre.check_mergeable(info)
     for way in info.not_covered:
         typer.echo(f"note: {way}; an edit leaves that as it is", err=True)
-    dials: dict[str, Any] = dict(parse_dials(dial or []))
+    dials: dict[str, Any] = find_method(method).resolve(parse_dials(dial or []))
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
     if out is None or dry_run:
-        with progress_bar("reading text", console()) as on_progress:
+        with progress_bar("reading text", people(), after=QUIET_SECONDS) as on_progress:
             found = scapre.preflight(
                 base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials
             )
         _show_preflight(found, targets)
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
-    with progress_bar("reading text", console()) as on_progress:
+    with progress_bar("reading text", people(), after=QUIET_SECONDS) as on_progress:
         edit = scapre.unlearn(
             base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials
         )
     started = time.perf_counter()
-    with console().status("writing the edited checkpoint"):
+    with people().status("writing the edited checkpoint"):
         edited = _write(edit, checkpoint, out)
     _show_forgotten(edit)
     spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}

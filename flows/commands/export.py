@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from flows.commands.engine import CHECKPOINT_HELP
 from flows.errors import BadRequestError
 from flows.exit_codes import ExitCode
+from flows.progress import console as people
 
 if TYPE_CHECKING:
     from scapre import LoraExport
@@ -57,12 +58,16 @@ def export(
 
     _check_export(out, kind, rank, force=force)
     loaded = scapre.Edit.load(edit)
-    if kind is ExportKind.LORA and rank is not None:
-        _show_lora(scapre.export_lora(loaded, checkpoint, out, rank=rank, overwrite=force))
-    elif kind is ExportKind.SINGLE_FILE:
-        scapre.export_single_file(loaded, checkpoint, out, overwrite=force)
-    else:
-        scapre.merge(loaded, checkpoint, out, overwrite=force)
+    lora: LoraExport | None = None
+    with people().status("writing"):
+        if kind is ExportKind.LORA and rank is not None:
+            lora = scapre.export_lora(loaded, checkpoint, out, rank=rank, overwrite=force)
+        elif kind is ExportKind.SINGLE_FILE:
+            scapre.export_single_file(loaded, checkpoint, out, overwrite=force)
+        else:
+            scapre.merge(loaded, checkpoint, out, overwrite=force)
+    if lora is not None:
+        _show_lora(lora)
     typer.echo(f"wrote {out}")
     return ExitCode.OK
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.commands.tables import table_of_risks, table_of_targets
+from flows.progress import QUIET_SECONDS, progress_bars
 from flows.progress import console as people
-from flows.progress import progress_bars
 from flows.services import open_services
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def plan(
     order = TakedownOrder(
         base=base, method=method, dials=parse_dials(dial or []), withheld=tuple(withhold or ()), policy=policy
     )
-    with progress_bars(("reading text", "capacity curve"), people()) as [on_read, on_progress]:
+    with progress_bars(("reading text", "capacity curve"), people(), after=QUIET_SECONDS) as [on_read, on_progress]:
         found = look_ahead(
             services, order, more=tuple(more or ()), with_curve=curve, on_progress=on_progress, on_read=on_read
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from scapre.checkpoint import SingleFile, inspect_checkpoint
@@ -83,7 +83,7 @@ def export_lora(
     tensors = {key: held for name in found for key, held in _named(name, found[name], rank).items()}
     origin = {"base_digest": edit.base_digest, "edit_digest": edit.digest, "rank": rank}
     with new_file(target, overwrite=overwrite) as building:
-        save_file(tensors, building, {METADATA_KEY: canonical_json(origin)})
+        building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(origin)}))
     return LoraExport(
         target,
         rank,

@@ -9,7 +9,7 @@ Minimized, rows i and targets k (see `scapre.solver` for the legend):
 followed by the geometry alignment of the rows that moved. What G0 leaves free of a target beside a retained look-alike
 is little, and so is its γ_k; η_k makes up for that, and every target loses the same share of its response.
 
-By default α = 1 everywhere, and one eigendecomposition solves all rows. With row weights per target (the decoupler),
+By default α = 1 everywhere, and all rows are multiplied by one matrix. With row weights per target (the decoupler),
 each target's slots are cut to `rank` directions first; beyond d_in directions in all, only the first of a target's keep
 row weights of their own, the others take the row's mean over targets, and contrasts are measured along their strongest
 directions; see `scapre.row_systems` and `scapre.decoupler`.
@@ -150,18 +150,28 @@ def _contrasts(problem: Problem, dtype: torch.dtype) -> Float[Tensor, "rows targ
 def _solve_rows(
     problem: Problem, regularizer: solver.Regularizer, *, alpha: Float[Tensor, "rows targets"], dials: Dials
 ) -> Solution:
+    if dials["row_weights"] == "per_target":
+        return _solve_rows_per_target(problem, regularizer, alpha=alpha, dials=dials)
     statistics = problem.statistics
-    factors = row_systems.compress_slots(regularizer, statistics.targets, rank=_rank(dials))
-    strengths, told = _balanced(problem, regularizer, _strengths(factors.gains, dials), dials)
-    if dials["row_weights"] != "per_target":
-        if dials["rank"] == "auto":
-            gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
-        else:
-            gram, shift = factors.weighted(strengths).moments()
-        if dials["row_weights"] == "uniform":
-            return Solution.of_map(problem.base, solver.shared_map(regularizer, slots=gram, shift=shift), told)
-        delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
-        return Solution(delta, told)
+    if dials["rank"] == "auto":
+        gains = row_systems.slot_gains(regularizer, statistics.targets)
+        strengths, told = _balanced(problem, regularizer, gains, dials)
+        gram, shift = slot_moments(statistics.weighted(strengths.tolist()))
+    else:
+        factors = row_systems.compress_slots(regularizer, statistics.targets, rank=_rank(dials))
+        strengths, told = _balanced(problem, regularizer, factors.gains, dials)
+        gram, shift = factors.weighted(strengths).moments()
+    if dials["row_weights"] == "uniform":
+        return Solution.of_map(problem.base, solver.shared_map(regularizer, slots=gram, shift=shift), told)
+    delta = solver.solve_shared_rows(problem.base, regularizer, slots=gram, shift=shift, row_weights=alpha[:, 0])
+    return Solution(delta, told)
+
+
+def _solve_rows_per_target(
+    problem: Problem, regularizer: solver.Regularizer, *, alpha: Float[Tensor, "rows targets"], dials: Dials
+) -> Solution:
+    factors = row_systems.compress_slots(regularizer, problem.statistics.targets, rank=_rank(dials))
+    strengths, told = _balanced(problem, regularizer, factors.gains, dials)
     factors = factors.weighted(strengths)  # rather than α: what all rows share is solved at once
     targets, rank, width = factors.features.shape
     chosen = dials["own_directions"]
@@ -176,9 +186,10 @@ def _solve_rows(
 
 
 def _balanced(
-    problem: Problem, regularizer: solver.Regularizer, strengths: Float[Tensor, " targets"], dials: Dials
+    problem: Problem, regularizer: solver.Regularizer, gains: Float[Tensor, " targets"], dials: Dials
 ) -> tuple[Float[Tensor, " targets"], dict[str, Any]]:
     """Returns the strengths to solve with, and how far they take each target if the dials ask for that."""
+    strengths = _strengths(gains, dials)
     if dials["balance"] != "answers":
         return strengths, {}
     found = carry_equally(

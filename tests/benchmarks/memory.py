@@ -39,6 +39,7 @@ GIGABYTE = 1e9
 MEMORY_LIMIT_BYTES = 1.5 * GIGABYTE
 TIME_LIMIT_COPIES = 2.0
 BLOCK = 1 << 22
+SECONDS_BETWEEN_LOOKS = 0.02
 RUNS = 5
 """Of copy and command, in turn."""
 
@@ -123,22 +124,34 @@ def unlearn_command(folder: Path, out: Path | None, vocabulary: int) -> list[str
 
 
 def measure(command: Sequence[str], home: Path) -> Ran:
-    """Runs the command in a process of its own, with an empty home folder.
+    """Runs the command in a process of its own, with `home` as its home folder.
 
     Raises:
         CalledProcessError: it fails.
     """
-    started = time.perf_counter()
+    started, peak = time.perf_counter(), 0
     settings = {**os.environ, "SCAPRE_HOME": str(home)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) as process:
-        assert process.stdout is not None
-        told = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(command, stdout=told, env=settings)
+        while process.poll() is None:  # its own high-water mark: what the system tells afterwards begins with ours
+            peak = max(peak, high_water_bytes(process.pid))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        told.seek(0)
+        text = told.read()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, told)
-    seconds = {phase: float(spent) for phase, spent in re.findall(r"(\w+) ([\d.]+) s(?:,|$)", told, re.MULTILINE)}
-    return Ran({**seconds, "in all": time.perf_counter() - started}, 1024 * used.ru_maxrss)
+        raise subprocess.CalledProcessError(process.returncode, command, text)
+    seconds = {phase: float(spent) for phase, spent in re.findall(r"(\w+) ([\d.]+) s(?:,|$)", text, re.MULTILINE)}
+    return Ran({**seconds, "in all": time.perf_counter() - started}, peak)
+
+
+def high_water_bytes(pid: int) -> int:
+    """Returns the most memory that the process had resident so far; 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def copying_seconds(file: Path, out: Path) -> float:

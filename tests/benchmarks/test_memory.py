@@ -1,5 +1,6 @@
 """A checkpoint of Stable Diffusion 1.5's size is never in memory: its text encoder is, and what is edited."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,3 +25,5 @@ def test_a_whole_checkpoint_is_edited_in_the_memory_of_its_text_encoder_and_a_li
     assert ran.seconds["solve"] > 0
     written = out / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors"
     assert written.stat().st_size == unet.stat().st_size
+    for place in (folder, out):  # pytest would keep three of them
+        shutil.rmtree(place)

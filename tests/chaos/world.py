@@ -58,7 +58,7 @@ def use_colours() -> None:
                 setattr(module, name, value.fn)
     flows.takedown.announce_waiting = lambda _: None
     flows.takedown.show_judgement = lambda *_, **__: None
-    flows.takedown.shown_progress = lambda _: nullcontext(lambda *_: None)
+    flows.takedown.shown_progress = lambda *_, **__: nullcontext(lambda *_: None)
     write, began, own = PictureStore.write, time.time_ns(), set[str]()
 
     def write_once(store: PictureStore, address: str, pixels: Any) -> None:

@@ -124,6 +124,16 @@ def test_unlearn_says_what_became_of_each_concept_and_takes_aliases_and_anchors(
     assert f"violin │ nothing in particular (the empty prompt) │ {left['violin']:.0%}" in said
 
 
+@pytest.mark.parametrize("end", [["--dry-run"], ["--out"]])
+def test_how_much_text_is_read_is_told_once_it_takes_long(tmp_path: Path, capsys, monkeypatch, end: list[str]) -> None:
+    end = [*end, str(tmp_path / "out")] if end == ["--out"] else end
+    for seconds, is_told in ((1e9, False), (0.0, True)):
+        monkeypatch.setattr("flows.commands.engine.QUIET_SECONDS", seconds)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert run(["unlearn", MODEL, "--concept", "tiger", "--retain", "lion", *QUICK, *end]) == ExitCode.OK
+        assert ("reading text: " in capsys.readouterr().err) is is_told
+
+
 def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> None:
     dry = ["unlearn", MODEL, "--concept", "tiger", "--dry-run"]
     code, said, warned = said_by(capsys, *dry, "--dial", "synonym_cosine=0.4")
@@ -145,6 +155,7 @@ def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> Non
         (["--anchor", "tiger=cat", "--anchor", "tiger=dog"], "found 'cat' and 'dog'; keep one"),
         (["--out", "/proc/nowhere/out"], "expected a place that can be written to, found /proc/nowhere/out"),
         (["--dry"], "see `scapre unlearn --help`"),
+        (["--dry-run", "--dial", "on_progress=1"], "method scapre has no dial on_progress"),
     ],
 )
 def test_what_unlearn_cannot_act_on_is_refused(capsys, options: list[str], message: str) -> None:

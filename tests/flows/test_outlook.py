@@ -108,3 +108,12 @@ def test_beyond_what_was_measured_nothing_is_predicted():
     assert predict([(0.2, None)], 0.1) is None
     assert predict([(0.2, 0.1)], 0.1) == pytest.approx(0.05)
     assert predict([(0.2, 0.1)], 0.21) is None
+
+
+def test_a_candidate_tells_how_much_of_its_text_is_read_if_it_is_made(services, order):
+    other = order.model_copy(update={"dials": {"vocabulary": 9}})
+    plan, base, told = plan_run(services, other), fetch_base(services, "reference"), []
+    for _ in range(2):
+        build_candidate(services, plan, base, on_progress=lambda done, known: told.append((done, known)))
+    assert told
+    assert told == sorted(told)

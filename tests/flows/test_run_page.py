@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -85,3 +86,16 @@ def test_a_page_that_cannot_be_written_stops_nothing(kept, monkeypatch):
     run_page.show_judgement(kept, purpose="takedown", names={})
     with run_page.shown_progress("rendering") as on_progress:
         on_progress(1, 2)
+
+
+@pytest.mark.parametrize(("after", "shown"), [(0.0, [50.0, 100.0]), (1e9, [])])
+def test_the_page_shows_progress_of_what_takes_long_and_nothing_of_the_rest(monkeypatch, after, shown):
+    from flows import run_page
+
+    told: list[float] = []
+    monkeypatch.setattr(run_page, "create_progress_artifact", lambda share, **_: told.append(share) or uuid4())
+    monkeypatch.setattr(run_page, "update_progress_artifact", lambda _, progress: told.append(progress))
+    with run_page.shown_progress("reading", of="texts", after=after) as on_progress:
+        on_progress(1, 2)
+        on_progress(2, 2)
+    assert told == shown

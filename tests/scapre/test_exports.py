@@ -472,8 +472,10 @@ def test_what_was_there_survives_a_full_disk(checkpoint: Path, tmp_path: Path, k
 def no_room_for_more_than(size: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", [*sorted(EXPORTS), "edit"])

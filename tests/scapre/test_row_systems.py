@@ -39,6 +39,13 @@ def energy_error(found: Tensor, base: Tensor, gram: Tensor, targets: list[Target
     return torch.stack(errors)
 
 
+def test_gains_alone_are_those_of_the_compressed_slots() -> None:
+    gram, targets, _ = random_targets(5, count=4, slots=6, width=7, rows=ROWS)
+    regularizer = solver.factorize(gram)
+    gains = row_systems.slot_gains(regularizer, targets)
+    torch.testing.assert_close(gains, row_systems.compress_slots(regularizer, targets, rank=1).gains)
+
+
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 4), slots=st.integers(1, 9), strength=st.floats(1e-3, 1e4))
 def test_few_unknowns_minimize_the_stated_objective(seed: int, count: int, slots: int, strength: float) -> None:
     gram, targets, base = random_targets(seed, count=count, slots=slots, width=7, rows=ROWS)

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +227,18 @@ def test_progress_counts_the_texts_that_are_read(pipeline, tmp_path: Path, act) 
         assert all(0 < done <= known for done, known in told)
         assert told[-1][0] == told[-1][1]
     assert calls[0][-1] > calls[1][-1]  # what is in the cache is not read again
+
+
+def test_whoever_stops_the_reading_gets_threads_and_lock_back(pipeline) -> None:
+    def stop(done: int, known: int) -> None:
+        raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        scapre.unlearn(pipeline, [CAT], retain=RETAIN, on_progress=stop)
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(scapre.unlearn, pipeline, [CAT], vocabulary=0).result(timeout=60)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,17 @@ def test_what_was_longer_before_is_cut(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
 
 
-@pytest.mark.parametrize("missing", [OSError(errno.ENOTSOCK, "not a socket"), AttributeError("sendfile")])
-def test_a_system_that_cannot_copies_first_and_writes_then(source: Path, tmp_path: Path, monkeypatch, missing) -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_system_that_cannot_copies_first_and_writes_then(source: Path, tmp_path: Path, monkeypatch, is_known) -> None:
     flushed = []
 
-    def unknown(*_: object) -> int:
-        raise missing
+    def only_to_sockets(*_: object) -> int:
+        raise OSError(errno.ENOTSOCK, "not a socket")
 
-    monkeypatch.setattr(writing.os, "sendfile", unknown)
+    monkeypatch.setattr(shutil, "_USE_CP_SENDFILE", False)  # as it finds out by itself on such a system
+    monkeypatch.setattr(os, "sendfile", only_to_sockets)
+    if not is_known:
+        monkeypatch.delattr(os, "sendfile")
     monkeypatch.setattr(writing, "flush", flushed.append)
     copy_through(source, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
