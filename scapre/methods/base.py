@@ -234,10 +234,13 @@ def slot_moments(
     """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ; ω sums to 1 per target, or is 1 if not `averaged`."""
     gram = torch.zeros_like(statistics.retained.sums["general"])
     shift = torch.zeros_like(gram)
+    first, last = slice(len(gram) // 2), slice(len(gram) // 2, None)
     for batch in slot_batches(statistics):
         weighted = batch.weights.unsqueeze(1) * batch.features if averaged else batch.features
-        gram += batch.features.mT @ weighted
+        gram[first] += batch.features[:, first].mT @ weighted  # S is symmetric: a quarter is copied below
+        gram[last, last] += batch.features[:, last].mT @ weighted[:, last]
         shift += (batch.anchors - batch.features).mT @ weighted
+    gram[last, first] = gram[first, last].mT
     return gram, shift
 
 
