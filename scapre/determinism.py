@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 MOST_WORKERS = 16
+"""Threads, unless a caller holds much in each."""
 _Part = TypeVar("_Part")
 _Made = TypeVar("_Made")
 
@@ -63,7 +64,8 @@ def side_by_side(
         if workers == 1:
             yield from map(work_as_here, parts)
             return
-        with ThreadPoolExecutor(workers) as pool:
+        # BLAS asks a thread itself, and one that never met torch's setting has as many as there are cores
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(work_as_here, parts)
 
 

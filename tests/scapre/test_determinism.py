@@ -37,6 +37,16 @@ def test_parts_are_made_in_order_each_by_one_thread_without_gradients():
     assert torch.get_num_threads() == 3
 
 
+def test_a_product_is_the_same_in_a_thread_that_asked_torch_for_nothing_before():
+    source = torch.Generator().manual_seed(0)
+    rows, matrix = (torch.randn(shape, generator=source, dtype=torch.float64) for shape in ((20487, 33), (33, 33)))
+    blocks = rows.split(4096)
+    with single_threaded():
+        here = [block @ matrix for block in blocks]
+    made = list(side_by_side(lambda block: block @ matrix, blocks, on_cpu=True))
+    assert all(torch.equal(one, other) for one, other in zip(here, made, strict=True))
+
+
 @pytest.mark.parametrize("is_inference", [True, False])
 def test_parts_are_made_in_the_mode_of_whoever_asks(is_inference: bool):
     with torch.inference_mode(is_inference):
