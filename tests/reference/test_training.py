@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from infra.reference.training import __main__, contrastive, dataset
+from infra.reference.training import __main__, contrastive, dataset, diffusion
 from infra.reference.training.autoencoder import to_tensor
 
 BEFORE_THE_DENOISER = ("contrastive", "autoencoder", "normalise", "encode", "classifier")
@@ -42,6 +42,23 @@ def test_the_picture_tower_sees_in_training_what_the_image_processor_will_show_i
     assert shown.shape == (8, 3, contrastive.SEEN_PIXELS, contrastive.SEEN_PIXELS)
     assert _distance(contrastive.enlarge(to_tensor(drawn)), shown) < 0.005
     assert _distance(torch.nn.functional.interpolate(to_tensor(drawn), size=64, mode="bilinear"), shown) > 0.01
+
+
+def test_a_denoiser_goes_on_from_one_that_reads_a_text_tower_of_another_width():
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(64, 8, 48, generator=generator)
+    narrow = wide @ torch.randn(48, 32, generator=generator)  # all that the old tower says, the new one says as well
+    old = diffusion.build(32).eval()
+    new = diffusion.read_another_text(old, narrow, wide).eval()
+    latents, steps = torch.randn(4, diffusion.LATENT_CHANNELS, 8, 8, generator=generator), torch.arange(4) * 100
+    with torch.no_grad():
+        before, untrained = (
+            model(latents, steps, encoder_hidden_states=t[:4]).sample
+            for model, t in ((old, narrow), (diffusion.build(48), wide))
+        )
+        after = new(latents, steps, encoder_hidden_states=wide[:4]).sample
+    assert _distance(after, before) < 1e-3 * float(before.abs().mean())
+    assert _distance(untrained, before) > 0.1 * float(before.abs().mean())
 
 
 def _distance(one, other):

@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="working folder that the stages share; not needed by evaluate")
     parser.add_argument("--out", type=Path, help="where assemble and evaluate write")
     parser.add_argument("--start", type=Path, help="denoiser to go on from")
+    parser.add_argument("--start-text", type=Path, help="text tower that --start reads, where --folder has another")
+    parser.add_argument("--text-width", type=int, default=contrastive.TEXT_WIDTH, help="width of the text tower")
     parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate of the denoiser")
     parser.add_argument("--count", type=int, default=26_400, help="drawings to make")
     parser.add_argument("--per-concept", type=int, default=16, help="pictures per concept to evaluate")
@@ -32,6 +34,10 @@ def main() -> None:
     needed = {"evaluate": ("out",), "assemble": ("folder", "out")}.get(a.stage, ("folder",))
     if lacking := [f"--{name}" for name in needed if getattr(a, name) is None]:
         parser.error(f"stage {a.stage} needs {' and '.join(lacking)}")
+    if a.text_width < contrastive.HEAD_WIDTH or a.text_width % contrastive.HEAD_WIDTH:
+        parser.error(f"--text-width is a multiple of {contrastive.HEAD_WIDTH}")
+    if a.start_text and not a.start:
+        parser.error("--start-text says what --start reads: give both")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(a.threads)
     if a.stage == "draw":
@@ -62,6 +68,7 @@ def main() -> None:
             text_folder=a.folder / "clip",
             folder=a.folder / "unet",
             start=a.start,
+            start_text=a.start_text,
             peak_rate=a.peak_rate,
             seconds=a.seconds,
         )
@@ -70,7 +77,9 @@ def main() -> None:
     elif a.stage == "evaluate":
         evaluation.write_figures(a.out, per_concept=a.per_concept)
     elif a.stage == "contrastive":
-        contrastive.train(dataset.load(a.folder / "train.npz"), a.folder / "clip", seconds=a.seconds)
+        contrastive.train(
+            dataset.load(a.folder / "train.npz"), a.folder / "clip", seconds=a.seconds, text_width=a.text_width
+        )
     elif a.stage == "classifier":
         held_out = dataset.load(a.folder / "heldout.npz")
         model = classifier.train(dataset.load(a.folder / "train.npz"), a.folder / "classifier", seconds=a.seconds)

@@ -18,6 +18,8 @@ CONTEXT_TOKENS = 24
 SEEN_PIXELS = 64
 """Side to which pictures are enlarged before the picture tower sees them, in training as by the image processor."""
 VOCABULARY_SIZE = 1400
+TEXT_WIDTH = 256
+HEAD_WIDTH = 64
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 logger = logging.getLogger(__name__)
 
@@ -58,17 +60,17 @@ def _merges(trained: Tokenizer) -> list[tuple[str, str]]:
     return [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
 
 
-def build(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Returns an untrained CLIPModel for pictures of `SEEN_PIXELS`."""
+def build(tokenizer: CLIPTokenizer, text_width: int = TEXT_WIDTH) -> CLIPModel:
+    """Returns an untrained CLIPModel for pictures of `SEEN_PIXELS`; `text_width` is a multiple of `HEAD_WIDTH`."""
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return CLIPModel(
         CLIPConfig(
             text_config={
                 "vocab_size": len(tokenizer),
-                "hidden_size": 256,
+                "hidden_size": text_width,
                 "intermediate_size": 768,
                 "num_hidden_layers": 3,
-                "num_attention_heads": 4,
+                "num_attention_heads": text_width // HEAD_WIDTH,
                 "max_position_embeddings": CONTEXT_TOKENS,
                 "projection_dim": 128,
                 "pad_token_id": tokenizer.pad_token_id,
@@ -104,7 +106,14 @@ def enlarge(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    drawings: dataset.Drawings, folder: Path, *, seconds: float, batch: int = 96, peak_rate: float = 1e-3, seed: int = 2
+    drawings: dataset.Drawings,
+    folder: Path,
+    *,
+    seconds: float,
+    text_width: int = TEXT_WIDTH,
+    batch: int = 96,
+    peak_rate: float = 1e-3,
+    seed: int = 2,
 ) -> CLIPModel:
     """Trains both towers for a span of time and saves model, tokenizer and image processor."""
     torch.manual_seed(seed)
@@ -116,7 +125,7 @@ def train(
         "vocabulary %d, longest caption %d", len(tokenizer), int((tokens != tokenizer.eos_token_id).sum(1).max())
     )
     labels = torch.from_numpy(drawings.object_labels * 1000 + drawings.style_labels)
-    model = build(tokenizer).train()
+    model = build(tokenizer, text_width).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
     started, step, spent = time.monotonic(), 0, 0.0
     while spent < seconds:

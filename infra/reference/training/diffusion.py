@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from infra.reference.training.autoencoder import LATENT_CHANNELS
+from infra.reference.training.contrastive import TEXT_WIDTH
 from infra.reference.training.schedule import set_rate
 
 UNCONDITIONAL_FRACTION = 0.1
@@ -21,11 +22,13 @@ MAXIMUM_SNR_WEIGHT = 5.0
 AVERAGE_DECAY = 0.999
 SAVE_SECONDS = 240
 WARM_UP_STEPS = 100
+RIDGE = 1e-4
+"""Of the mean eigenvalue, where projections are fitted to another text tower."""
 logger = logging.getLogger(__name__)
 
 
-def build() -> UNet2DConditionModel:
-    """Returns an untrained denoiser with cross-attention at two widths."""
+def build(text_width: int = TEXT_WIDTH) -> UNet2DConditionModel:
+    """Returns an untrained denoiser with cross-attention at two widths that reads text of `text_width`."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
@@ -36,7 +39,7 @@ def build() -> UNet2DConditionModel:
         layers_per_block=1,
         attention_head_dim=2,
         norm_num_groups=16,
-        cross_attention_dim=256,
+        cross_attention_dim=text_width,
     )
 
 
@@ -70,6 +73,35 @@ def encode_captions(captions: list[str], folder: Path) -> tuple[torch.Tensor, np
     return torch.cat(features).clone(), rows + 1
 
 
+def read_another_text(model: UNet2DConditionModel, before: torch.Tensor, after: torch.Tensor) -> UNet2DConditionModel:
+    """Returns the denoiser with cross-attention that reads `after` as `model` reads `before`, in least squares.
+
+    Args:
+        model: A denoiser trained on features of width d.
+        before: `[texts, tokens, d]`, its text tower's features.
+        after: `[texts, tokens, e]`, another tower's of the same texts.
+    """
+    old, new = before.flatten(0, 1), after.flatten(0, 1)
+    width = new.shape[1]
+    moment, cross = (
+        torch.zeros(width, width, dtype=torch.float64),
+        torch.zeros(width, old.shape[1], dtype=torch.float64),
+    )
+    for some_old, some_new in zip(old.split(65_536), new.split(65_536), strict=True):
+        moment += (some_new.float().mT @ some_new.float()).double()
+        cross += (some_new.float().mT @ some_old.float()).double()
+    moment += RIDGE * moment.trace() / width * torch.eye(width, dtype=torch.float64)
+    back = torch.linalg.solve(moment, cross).float()  # [e, d]: what `before` is, told from `after`
+    other = build(width)
+    other.load_state_dict(
+        {
+            name: weight @ back.mT if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else weight
+            for name, weight in model.state_dict().items()
+        }
+    )
+    return other
+
+
 def loss(
     model: UNet2DConditionModel, latents: torch.Tensor, features: torch.Tensor, alphas: torch.Tensor
 ) -> torch.Tensor:
@@ -93,17 +125,24 @@ def train(
     folder: Path,
     seconds: float,
     start: Path | None = None,
+    start_text: Path | None = None,
     batch: int = 40,
     peak_rate: float = 1e-3,
     seed: int = 4,
 ) -> None:
-    """Trains for a span of time; saves the running average of the weights now and then, and at the end."""
+    """Trains for a span of time; saves the running average of the weights now and then, and at the end.
+
+    It goes on from the denoiser in `start`, if given; `start_text` is the text tower which that one reads, if another.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     features, rows = encode_captions(captions, text_folder)
     logger.info("%d distinct captions, %d latents", len(features) - 1, len(latents))
     alphas = build_scheduler().alphas_cumprod
-    model = (UNet2DConditionModel.from_pretrained(start) if start else build()).train()
+    model = UNet2DConditionModel.from_pretrained(start) if start else build(features.shape[-1])
+    if start_text:
+        model = read_another_text(model, encode_captions(captions, start_text)[0], features)
+    model.train()
     averaged = copy.deepcopy(model).eval()
     logger.info("%d parameters", sum(p.numel() for p in model.parameters()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, betas=(0.9, 0.99), weight_decay=0.01)
