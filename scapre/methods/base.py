@@ -1,8 +1,10 @@
 """What a method is: named dials with their equations, and a function from statistics to weight changes."""
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics, target_batches
 from scapre.neighbours import NEAREST
-from scapre.row_products import map_rows
+from scapre.row_products import cross_moments, map_rows
 
 SURELY_MEANT = 0.8
 """Share of letters in common from which a text is taken for a misspelled word."""
@@ -48,8 +50,9 @@ class Dial:
             return self._accept_text(name, value)
         if self.minimum is None or isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
             raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
-        above = self.maximum is not None and value > self.maximum
-        if not value >= self.minimum or above or value == float("inf"):
+        largest = sys.maxsize if self._takes_whole_numbers else sys.float_info.max
+        most = largest if self.maximum is None else self.maximum
+        if not self.minimum <= value <= most:
             raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
         if not self._takes_whole_numbers:
             return float(value)
@@ -91,6 +94,11 @@ class Problem:
     parts: Mapping[str, slice]
     """Rows of each projection."""
     statistics: Statistics
+
+    @cached_property
+    def base_moment(self) -> Float[Tensor, "d_in d_in"]:
+        """W0ᵀ W0 over the rows of all projections."""
+        return cross_moments((self.base, self.base))[0]
 
     @classmethod
     def of(cls, projections: Mapping[str, Tensor], statistics: Statistics) -> "Problem":

@@ -52,9 +52,8 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     regained = []
     with clock.phase("solve"):
         change = uce.edit_map(regularizer, strength * shift)
-        base_moment = base.mT @ base
         for _ in range(int(dials["rounds"]) if statistics.targets and strength else 0):
-            moments = ResponseMoments.of_map(base_moment, change)
+            moments = ResponseMoments.of_map(problem.base_moment, change)
             attack = attack_map(moments, float(dials["attack_ridge"]))
             regained.append(_regained_share(statistics, moments, attack))
             for batch in slot_batches(statistics):

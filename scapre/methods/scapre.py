@@ -193,7 +193,7 @@ def _balanced(
     if dials["balance"] != "answers":
         return strengths, {}
     found = carry_equally(
-        problem.base.mT @ problem.base, regularizer, problem.statistics, start=strengths, aim=float(dials["reach"])
+        problem.base_moment, regularizer, problem.statistics, start=strengths, aim=float(dials["reach"])
     )
     names = [target.name for target in problem.statistics.targets]
     return found.strengths, {"answers_gone": dict(zip(names, found.gone.tolist(), strict=True))}

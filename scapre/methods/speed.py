@@ -77,7 +77,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         gram, shift = (strength * moment for moment in slot_moments(statistics, averaged=False))
         free = solver.factorize(solver.add_ridge(gram, ridge))
         unbound = torch.cholesky_solve(shift.mT, free.factor).mT
-        counted = shifted_most(statistics, unbound.mT @ (base.mT @ base) @ unbound, float(dials["filter_factor"]))
+        counted = shifted_most(statistics, unbound.mT @ problem.base_moment @ unbound, float(dials["filter_factor"]))
         moment = counted.mT @ counted + statistics.retained.sums["general"]
         basis = null_space(moment, float(dials["null_share"]))
     with clock.phase("solve"):
