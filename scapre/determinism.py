@@ -21,6 +21,21 @@ _outside: list[int] = []
 
 
 @contextmanager
+def exact_arithmetic() -> Generator[None]:
+    """Runs the block without gradients, and with products as exact as their factors, whatever the caller allows.
+
+    Autocast holds for the caller's thread and not for others, so that numbers would depend on how many there are.
+    """
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)
+
+
+@contextmanager
 def single_threaded() -> Generator[None]:
     """Runs the block with one CPU thread, since how BLAS splits a sum over threads changes its last bits.
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre.concepts import Concept, word_keys, word_runs
-from scapre.embeddings import BARE, PromptEncoder, fill
+from scapre.embeddings import BARE, PromptEncoder, concept_prompts, fill
 from scapre.errors import InvalidConceptError
 from scapre.moments import Passage, Placed, Reading
 from scapre.neighbours import KINDS_WITHOUT_NEIGHBOUR, NEAREST, Near
@@ -92,9 +92,10 @@ def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Prefl
 
 def _refuse_long_names(encoder: PromptEncoder, passage: Passage) -> None:
     for placed in passage.targets:
-        for sentence, _ in placed.sentences:
-            if encoder[sentence.text].is_full:  # only then may a part of the name be cut
-                encoder.target_slots(sentence, 0)
+        for template, name in concept_prompts(placed.concept):
+            for sentence in (fill(template, shown) for shown in (name, placed.anchor) if shown):
+                if encoder[sentence.text].is_full:  # only then may a part of the name be cut
+                    encoder.target_slots(sentence, 0)
 
 
 def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:

@@ -117,7 +117,10 @@ class Edit:
             return
         widths = {name: 8 * change.element_size() for name, change in self.changes.items()}
         found = {name: 8 * weight.element_size() for name, weight in base.projections.items()}
-        advice = "load the pristine base, or compute the edit for this one; to forget more, compute one edit of all"
+        advice = (
+            "load the pristine base, every part of it in the type it had (float16 is not bfloat16), or compute the "
+            "edit for this one; to forget more, compute one edit of all"
+        )
         if base.digest == self.edited_digest:
             advice = "that is the base with this very edit on it"
         elif widths.keys() != found.keys():

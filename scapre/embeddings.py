@@ -152,7 +152,7 @@ class PromptEncoder:
         if any(end > run.last_word for run, end in zip(prompt.runs, ends, strict=True)):
             raise InvalidConceptError(
                 f"expected a name that fits the {self._text.context_tokens} tokens of this text encoder, "
-                f"found {filled.text!r}; use a shorter name or alias"
+                f"found {filled.text!r}; use a shorter name, alias or anchor"
             )
         first = self._text.name_ends(filled.up_to_first_word)
         starts = [start if run.is_causal else 0 for run, start in zip(prompt.runs, first, strict=True)]

@@ -1,7 +1,8 @@
 """Encoded prompts on disk: a text encoder reads retained text once, whatever is asked of it afterwards.
 
 Guarantees:
-    1. Features serve only the encoder, tokenizer, prompt, padding, kind of device and torch release they come from.
+    1. Features serve only the encoder, tokenizer, prompt, padding, kind of device, and releases of torch and
+       transformers they come from.
     2. Features whose digest does not fit are made anew.
     3. A cache that cannot be used costs time and a warning, never an edit.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,7 +32,7 @@ _OF_STORAGE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 _OF_CALLS = ("padding", "truncation")
 """State of a tokenizer that its last call left behind."""
 _WAIT_SECONDS = 30.0
-_READING = 2
+_READING = 3
 """Raised whenever the same prompt may get other bits from the same encoder."""
 
 
@@ -57,7 +59,7 @@ class FeatureCache:
         try:
             for prompt in prompts:
                 row = self._connection.execute(query, (self._key(prompt, padding),)).fetchone()
-                if row and _digest(*row[:2]) == row[2]:
+                if row and _is_whole(*row):
                     features = safetensors.torch.load(row[1])["features"].to(self._device)
                     found[prompt] = EncodedPrompt(features, tuple(_run(held) for held in json.loads(row[0])))
         except sqlite3.Error as error:
@@ -99,7 +101,8 @@ class FeatureCache:
 def encoder_digest(base: BaseModel) -> str:
     """Returns the SHA-256 over all that features depend on: weights, configurations, tokenizers, how they are read."""
     weights = {name: base.weights.tensor_digests[name] for name in base.text.tensors()}
-    how = canonical_json([_READING, _described(base.text), _device(base).type, torch.__version__])
+    releases = [torch.__version__, transformers.__version__]
+    how = canonical_json([_READING, _described(base.text), _device(base).type, *releases])
     return combined_digest({**weights, "how": hashlib.sha256(how.encode()).hexdigest()})
 
 
@@ -109,12 +112,11 @@ def _device(base: BaseModel) -> torch.device:
 
 def _described(part: Any) -> Any:
     if isinstance(part, PreTrainedTokenizerBase):
-        backend = json.loads(part.backend_tokenizer.to_str())
-        lasting = {name: value for name, value in backend.items() if name not in _OF_CALLS}
-        return [type(part).__name__, lasting, part.pad_token_id, part.model_max_length]
+        return [type(part).__name__, _rules(part), part.pad_token_id, part.model_max_length]
     if isinstance(part, PreTrainedModel):
         config = part.config.to_dict()
-        return [type(part).__name__, {name: repr(config[name]) for name in sorted(config) if name not in _OF_STORAGE}]
+        lasting = {name: repr(config[name]) for name in sorted(config) if name not in _OF_STORAGE}
+        return [type(part).__name__, lasting, part.config._attn_implementation]
     if isinstance(part, nn.Module):
         return repr(part)
     if dataclasses.is_dataclass(part):
@@ -123,9 +125,21 @@ def _described(part: Any) -> Any:
     return [_described(one) for one in part] if isinstance(part, tuple) else repr(part)
 
 
+def _rules(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Returns all that decides how a tokenizer cuts text; one written in Python has its rules in its class."""
+    if not tokenizer.is_fast:
+        return [sorted(tokenizer.get_vocab().items()), repr(tokenizer.init_kwargs)]
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in backend.items() if name not in _OF_CALLS}
+
+
 def _run(held: Mapping[str, Any]) -> Run:
     fields: dict[str, Any] = {**held, "padding": tuple(held["padding"])}
     return Run(**fields)
+
+
+def _is_whole(runs: object, held: object, digest: object) -> bool:
+    return isinstance(runs, str) and isinstance(held, bytes) and _digest(runs, held) == digest
 
 
 def _digest(runs: str, held: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
@@ -26,8 +27,9 @@ BATCH_TOKENS: Mapping[str, int] = {"cpu": 8 * 77}
 OTHER_BATCH_TOKENS = 64 * 77
 MASKED_STEP = 16
 """Texts whose padding is masked are filled up to the next multiple."""
-_HALF = (torch.float16, torch.bfloat16)
-_TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
+_HALF = frozenset({torch.float16, torch.bfloat16})
+_READABLE = _HALF | {torch.float32, torch.float64}
+_TOKENIZING = threading.RLock()  # a tokenizer is set up anew for each call, so calls must not overlap
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -117,24 +119,41 @@ class TextStack:
         return {f"{self.component}.{plain_name(name)}": held for name, held in self.encoder.named_parameters()}
 
     def in_float32(self) -> "TextStack":
-        """Returns the stack, with a float32 copy of an encoder in half precision: small differences matter."""
+        """Returns the stack, with an encoder in half precision read in float32: small differences matter."""
+        self._refuse_other_ends()
         return replace(self, encoder=_in_float32(self.encoder))
 
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`."""
-        tokens = self._tokenizer()(self._written(text_and_name), truncation=False, verbose=False).input_ids
-        return [len(tokens) - 1 - self.has_end_token]
+        return [self._count_tokens(self._written(text_and_name)) - 1 - self.has_end_token]
 
     def knows(self, text: str) -> bool:
         """Returns whether the tokenizer reads none of `text` as its one token for whatever it does not know."""
         unknown: int | None = getattr(self.tokenizer, "unk_token_id", None)
-        written = self._written(text)
-        return unknown is None or unknown not in self._tokenizer()(written, add_special_tokens=False).input_ids
+        if unknown is None:
+            return True
+        with _TOKENIZING:
+            return unknown not in self._tokenizer()(self._written(text), add_special_tokens=False).input_ids
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""
         read = self._read([self._written(prompt) for prompt in prompts], self.context_tokens)
         return [self._kept(features, end) for features, end in read]
+
+    def _refuse_other_ends(self) -> None:
+        around, expected = self._count_tokens(""), self.lead + self.has_end_token
+        if around != expected:
+            raise CheckpointError(
+                f"expected a tokenizer for {self.component} that puts {expected} tokens of its own around a text, "
+                f"found one that puts {around}, so that other slots would be read than those of the name; restore "
+                "the tokenizer of the checkpoint's family"
+            )
+
+    def _count_tokens(self, text: str) -> int:
+        """Returns how many tokens `text` is, special ones included, however long it is."""
+        with _TOKENIZING:
+            tokens = self._tokenizer()(text, padding=False, truncation=False, verbose=False)
+        return len(tokens.input_ids)
 
     def _written(self, prompt: str) -> str:
         return prompt.lower().strip() if self.lowers_case else prompt
@@ -343,8 +362,10 @@ class Projected:
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt as the projections read them."""
         own = next(self.module.parameters())
+        read_as = torch.promote_types(own.dtype, torch.float32)
         return [
-            replace(prompt, features=self.module(prompt.features.to(own))) for prompt in self.source.encode(prompts)
+            replace(prompt, features=self.module(prompt.features.to(own.device, read_as)))
+            for prompt in self.source.encode(prompts)
         ]
 
 
@@ -354,11 +375,40 @@ def plain_name(name: str) -> str:
 
 
 def _in_float32(module: _Module) -> _Module:
-    if next(module.parameters()).dtype not in _HALF:
+    """Returns a copy of a module in half precision that shares its weights, each made float32 where it is read.
+
+    A float32 copy of all weights at once would take twice what the encoder does: 19 GB for T5-XXL. Only embeddings are
+    copied so, since of their many rows a text reads few.
+    """
+    types = {weight.dtype for weight in module.parameters()}
+    if unknown := sorted(str(found) for found in types - _READABLE):
+        raise CheckpointError(
+            f"expected a text encoder in float64, float32, bfloat16 or float16, found {unknown[0]}; "
+            "load it in one of these"
+        )
+    if types.isdisjoint(_HALF):
         return module
     try:
-        return copy.deepcopy(module).float()
-    except TypeError as error:
+        read = copy.deepcopy(module, {id(weight): _shared(weight) for weight in module.parameters()})
+    except (TypeError, RuntimeError) as error:  # a lock, or a tensor that another one was computed from
         raise CheckpointError(
-            f"expected a text encoder that can be copied, found {error}; load the pipeline without off-loading"
+            f"expected a text encoder that can be copied, found {error}; load the pipeline anew, without off-loading "
+            "and without what changes its modules (pruning, hooks)"
         ) from error
+    for part in list(read.modules()):
+        if isinstance(part, nn.Embedding):
+            part.float()
+        for name, held in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            if held.dtype in _HALF:
+                parametrize.register_parametrization(part, name, _Widened(), unsafe=True)
+    return read
+
+
+def _shared(weight: nn.Parameter) -> nn.Parameter:
+    """Returns a parameter of its own over the same memory: what is done to the copy's does not reach the model's."""
+    return nn.Parameter(weight.clone() if weight.is_inference() else weight.data, requires_grad=False)
+
+
+class _Widened(nn.Module):
+    def forward(self, held: Tensor) -> Tensor:
+        return held.float()

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scapre.architectures.base import BaseModel
 from scapre.checkpoint import read_base
 from scapre.concepts import (
@@ -20,7 +18,7 @@ from scapre.concepts import (
     canonical_names,
     check_disjoint,
 )
-from scapre.determinism import Stopwatch, single_threaded
+from scapre.determinism import Stopwatch, exact_arithmetic, single_threaded
 from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
@@ -29,7 +27,6 @@ from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
 from scapre.moments import Passage, Reading, gather_statistics, read_text
 from scapre.responses import ResponseMoments, root_ratio
-from scapre.row_products import cross_moments
 from scapre.vocabulary import proposable_names
 
 MUCH_LEFT = 0.7
@@ -70,7 +67,7 @@ def unlearn(
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
     clock = Stopwatch()
-    with single_threaded(), torch.no_grad():
+    with single_threaded(), exact_arithmetic():
         with clock.phase("encode"):
             base = read_base(pipeline_or_path)
             with _open_cache(cache, base) as kept:
@@ -123,7 +120,7 @@ def preflight(
     Raises as `unlearn` does, except for what only the solve can find; nothing is solved and nothing is changed.
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
-    with single_threaded(), torch.no_grad():
+    with single_threaded(), exact_arithmetic():
         base = read_base(pipeline_or_path)
         with _open_cache(cache, base) as kept:
             return order.read(PromptEncoder(base.text, kept, on_progress))[1]
@@ -162,7 +159,7 @@ class _Order:
             method=chosen,
             dials=chosen.resolve(dials),
             concepts=canonical_concepts(concepts),
-            named=canonical_names(retain or (), "retained name"),
+            named=canonical_names(() if retain is None else retain, "retained name"),
             withheld=canonical_names(withheld, "withheld name"),
         )
         check_disjoint(order.concepts, order.named, order.withheld)
@@ -184,7 +181,7 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     if solution.shared_map is None:
         moments = ResponseMoments.of(base, delta)
     else:
-        moments = ResponseMoments.of_map(*cross_moments((base, base)), solution.shared_map)
+        moments = ResponseMoments.of_map(problem.base_moment, solution.shared_map)
     drift = {
         name: root_ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }

@@ -43,9 +43,14 @@ def proposable_names(concepts: Iterable[Concept], retain: Iterable[str], withhel
     named = {name_key(name) for name in retain}
     return tuple(
         name
-        for name in everyday_names()
-        if name_key(name) not in named
+        for name, key in zip(everyday_names(), _everyday_keys(), strict=True)
+        if key not in named
         and targets.isdisjoint(word_runs(name))
         # plain substrings here: what is withheld is there to be measured, so rather too strict than too lax
-        and not any(hide in name_key(name) or name_key(name) in hide for hide in hidden)
+        and not any(hide in key or key in hide for hide in hidden)
     )
+
+
+@cache
+def _everyday_keys() -> tuple[str, ...]:
+    return tuple(name_key(name) for name in everyday_names())

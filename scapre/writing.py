@@ -109,7 +109,7 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     Raises:
         CheckpointError: otherwise.
     """
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         raise CheckpointError(
             f"expected a new name, found {target} there already; choose another one, or allow `overwrite`"
         )

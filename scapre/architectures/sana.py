@@ -39,12 +39,11 @@ class InstructedText(TextStack):
     @cached_property
     def _cut(self) -> int:
         """How many tokens of the instruction are not handed on."""
-        return max(len(self._tokenizer()(self.instruction).input_ids) - 2, 0) if self.instruction else 0
+        return max(self._count_tokens(self.instruction) - 2, 0) if self.instruction else 0
 
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`."""
-        tokens = self._tokenizer()(self.instruction + self._written(text_and_name), truncation=False, verbose=False)
-        return [len(tokens.input_ids) - 1 - self._cut]
+        return [self._count_tokens(self.instruction + self._written(text_and_name)) - 1 - self._cut]
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt; the empty one has a second run, as the unconditional prompt."""

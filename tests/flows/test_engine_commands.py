@@ -177,6 +177,15 @@ def test_a_dry_run_says_why_each_concept_becomes_what_it_becomes(capsys) -> None
     assert "is one concept" not in warned
 
 
+def test_lists_of_names_may_be_indented_commented_and_marked_as_unicode(tmp_path: Path, capsys) -> None:
+    names = tmp_path / "names.txt"
+    names.write_bytes(b"\xef\xbb\xbflion\r\n  # great cats\n\n  leopard  \n")
+    given = ["unlearn", MODEL, "--concept", "tiger", "--retain-file", str(names), *QUICK, "--dry-run"]
+    assert run(given) == ExitCode.OK
+    assert "2 named" in (told := capsys.readouterr().out)
+    assert "great cats" not in told
+
+
 def test_dials_are_explained(capsys) -> None:
     code, said, _ = said_by(capsys, "dials", "uce")
     assert code == ExitCode.OK

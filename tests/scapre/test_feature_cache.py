@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_pipelines import build
+from transformers import ByT5Tokenizer
 
 import scapre
 from scapre import Concept
@@ -71,8 +72,9 @@ def test_retained_text_is_encoded_once(pipeline, file: Path, encoded: list[str])
         lambda p: setattr(p.tokenizer, "pad_token", "dog</w>"),
         lambda p: p.tokenizer.add_tokens(["zebra"]),
         lambda p: p.to(torch.float32),
+        lambda p: p.text_encoder.set_attn_implementation("eager"),
     ],
-    ids=["weights", "configuration", "padding token", "vocabulary", "type"],
+    ids=["weights", "configuration", "padding token", "vocabulary", "type", "attention"],
 )
 def test_another_encoder_has_features_of_its_own(make_pipeline, change) -> None:
     pipeline, other = make_pipeline(), make_pipeline()
@@ -87,12 +89,15 @@ def test_calls_leave_the_digest_as_it_is(pipeline) -> None:
     assert encoder_digest(read_pipeline(pipeline)) == before
 
 
-def test_damaged_features_are_made_anew(pipeline, file: Path, encoded: list[str]) -> None:
+@pytest.mark.parametrize(
+    "change", ["held = spoiled(held)", "held = 'text'", "held = NULL", "runs = NULL", "digest = 1"]
+)
+def test_damaged_features_are_made_anew(pipeline, file: Path, encoded: list[str], change: str) -> None:
     plain = edited(pipeline, file)
     cold = len(encoded)
     with sqlite3.connect(file) as connection:
         connection.create_function("spoiled", 1, lambda held: held[:-1] + bytes([held[-1] ^ 1]))
-        connection.execute("UPDATE features SET held = spoiled(held)")
+        connection.execute(f"UPDATE features SET {change}")
     connection.close()
     assert edited(pipeline, file) == plain
     assert len(encoded) == 2 * cold
@@ -115,3 +120,18 @@ def test_a_cache_that_fails_on_the_way_is_a_warning(pipeline, file: Path) -> Non
     connection.close()
     with pytest.warns(UserWarning, match="disk full"):
         assert edited(pipeline, file) == plain
+
+
+def test_a_tokenizer_written_in_python_is_cached_as_well(pipeline, file: Path, encoded: list[str]) -> None:
+    class Letters(ByT5Tokenizer):
+        def build_inputs_with_special_tokens(self, first: list[int], second: list[int] | None = None) -> list[int]:
+            return [0, *super().build_inputs_with_special_tokens(first, second)]
+
+    pipeline.tokenizer = Letters(extra_ids=0, model_max_length=pipeline.tokenizer.model_max_length)
+    plain = edited(pipeline, file)
+    cold = len(encoded)
+    assert edited(pipeline, file) == plain
+    assert len(encoded) < 1.5 * cold
+    digest = encoder_digest(read_pipeline(pipeline))
+    pipeline.tokenizer.add_tokens(["zebra"])
+    assert encoder_digest(read_pipeline(pipeline)) != digest

@@ -92,7 +92,9 @@ def test_a_name_too_long_for_the_encoder_is_refused_before_anything_is_solved(pi
     longest = " ".join(["cat"] * 45)
     with pytest.raises(InvalidConceptError, match="expected a name that fits"):
         preflight(pipeline, Concept(longest, aliases=("hound",)))
-    preflight(pipeline, Concept(" ".join(["cat"] * 8)))  # the control
+    with pytest.raises(InvalidConceptError, match="expected a name that fits"):
+        preflight(pipeline, Concept("cat", anchor=longest.replace("cat", "dog")))
+    preflight(pipeline, Concept(" ".join(["cat"] * 8), anchor=" ".join(["dog"] * 8)))  # the control
 
 
 def test_a_retained_name_nearly_the_same_is_warned_about(pipeline) -> None:

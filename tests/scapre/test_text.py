@@ -1,11 +1,15 @@
 """Prompts, slots, alignment and what is gathered from them."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.utils import prune
+from transformers import ByT5Tokenizer
 
-from scapre import Concept, InvalidConceptError
+from scapre import CheckpointError, Concept, InvalidConceptError
 from scapre.embeddings import (
     BATCH_PROMPTS,
     EMPTY_PROMPT,
@@ -336,3 +340,53 @@ def test_half_precision_encoders_are_read_in_float32(make_pipeline) -> None:
     encoder.encode(["cat"])
     assert encoder["cat"].features.dtype == torch.float32
     assert pipeline.text_encoder.dtype == torch.bfloat16
+
+
+def test_reading_half_precision_in_float32_copies_nothing_but_embeddings(make_pipeline) -> None:
+    stack = TextStack((pipeline := make_pipeline(dtype=torch.float16)).tokenizer, pipeline.text_encoder)
+    held = {w.data_ptr(): name for name, w in stack.encoder.named_parameters()}
+    read = {w.data_ptr() for w in stack.in_float32().encoder.parameters()}
+    assert {name.rpartition(".")[0].rpartition("_")[2] for place, name in held.items() if place not in read} == {
+        "embedding"
+    }
+    assert not held.keys() & {w.data_ptr() for w in copy.deepcopy(stack.encoder).parameters()}  # the control
+
+
+def test_reading_half_precision_leaves_a_pending_gradient_alone(make_pipeline) -> None:
+    pipeline = make_pipeline(dtype=torch.bfloat16)
+    pipeline.text_encoder.requires_grad_(True)
+    ids = pipeline.tokenizer("a cat", return_tensors="pt").input_ids
+    loss = pipeline.text_encoder(ids).last_hidden_state.sum()
+    encoder = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
+    encoder.encode(["cat"])
+    loss.backward()
+
+
+@pytest.mark.parametrize("kind", ["float8", "pruned"])
+def test_an_encoder_that_cannot_be_read_in_float32_is_refused(make_pipeline, kind: str) -> None:
+    pipeline = make_pipeline(dtype=torch.bfloat16)
+    if kind == "float8":
+        pipeline.text_encoder.to(torch.float8_e4m3fn)
+    else:
+        layer = next(part for part in pipeline.text_encoder.modules() if isinstance(part, torch.nn.Linear))
+        prune.l1_unstructured(layer, "weight", 0.5)
+    with pytest.raises(CheckpointError, match="found torch.float8_e4m3fn" if kind == "float8" else "can be copied"):
+        TextStack(pipeline.tokenizer, pipeline.text_encoder).in_float32()
+
+
+def test_a_tokenizer_that_begins_or_ends_texts_otherwise_is_refused(make_pipeline) -> None:
+    pipeline = make_pipeline()
+    with pytest.raises(CheckpointError, match=r"puts 2 tokens of its own around a text, found one that puts 1"):
+        TextStack(ByT5Tokenizer(extra_ids=0, model_max_length=77), pipeline.text_encoder).in_float32()
+
+
+def test_half_precision_that_was_loaded_in_inference_mode_is_read(make_pipeline) -> None:
+    with torch.inference_mode():
+        pipeline = make_pipeline(dtype=torch.float16)
+    read = [
+        PromptEncoder(TextStack(one.tokenizer, one.text_encoder))
+        for one in (pipeline, make_pipeline(dtype=torch.float16))
+    ]
+    for encoder in read:
+        encoder.encode(["cat"])
+    assert torch.equal(read[0]["cat"].features, read[1]["cat"].features)

@@ -120,6 +120,25 @@ def test_number_of_threads_is_irrelevant_and_restored(pipeline, row_weights: str
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeline, threads: int) -> None:
+    pipeline = make_pipeline(dtype=torch.float32)
+    digest, prompt = unlearn(pipeline).digest, pipeline.tokenizer("a cat", return_tensors="pt").input_ids
+    plain = pipeline.text_encoder(prompt).last_hidden_state
+    original, allowed = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert unlearn(pipeline).digest == digest
+            assert torch.is_autocast_enabled("cpu")
+            assert not torch.equal(pipeline.text_encoder(prompt).last_hidden_state, plain)  # the control
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_num_threads(original)
+        torch.set_float32_matmul_precision(allowed)
+
+
 def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:
     pipeline.text_encoder.train()
     frozen = next(pipeline.text_encoder.children()).eval()
@@ -290,6 +309,8 @@ def test_uce_equals_its_formula(pipeline) -> None:
         ({"ridge": -1}, DialError, "dial ridge: expected a number of at least 0"),
         ({"ridge": float("nan")}, DialError, "dial ridge"),
         ({"ridge": True}, DialError, "dial ridge"),
+        ({"ridge": 10**400}, DialError, "dial ridge"),
+        ({"neighbours": 10**30}, DialError, "dial neighbours"),
         ({"rank": 1.5}, DialError, "a whole number of at least 1"),
         ({"floor": 1.5}, DialError, "at most 1"),
         ({"noise": "loud"}, DialError, "'auto' or a number"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scapre import writing
+from scapre.errors import CheckpointError
 from scapre.writing import copy_through
 
 
@@ -62,3 +63,11 @@ def test_a_disk_that_fails_later_is_an_error(source: Path, tmp_path: Path, monke
 def test_a_source_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         copy_through(tmp_path / "none", tmp_path / "copy")
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match=r"found .*link there already"), writing.new_file(link, overwrite=False):
+        pass
+    assert link.is_symlink()
