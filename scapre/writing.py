@@ -48,11 +48,11 @@ def new_file(target: Path, *, overwrite: bool) -> Generator[Path]:
     Raises:
         CheckpointError: `target` is there already, or cannot be written; nothing is left behind.
     """
-    if target.is_dir():
-        raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
-    refuse_existing(target, overwrite=overwrite)
     building: Path | None = None
     try:
+        if target.is_dir():
+            raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
+        refuse_existing(target, overwrite=overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)

@@ -71,3 +71,14 @@ def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found .*link there already"), writing.new_file(link, overwrite=False):
         pass
     assert link.is_symlink()
+
+
+@pytest.mark.parametrize("new", [writing.new_file, writing.new_folder])
+def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, new) -> None:
+    with (
+        pytest.raises(CheckpointError, match=r"could not write .*choose another place"),
+        new(tmp_path / ("n" * 300), overwrite=True),
+    ):
+        pass
+    with new(tmp_path / ("n" * 30), overwrite=True):  # the control
+        pass
