@@ -114,21 +114,22 @@ class Capacity:
 def capacities(rows: Sequence[Row]) -> list[Capacity]:
     """Returns each method's capacity: residual at most 5 %, retained (told) at least 95 % of the base's.
 
-    Crowds without a measurement of the base are left out, since nothing can be said of them.
+    Crowds without a measurement of the base are left out, and so are methods without any other: nothing can be said of
+    them.
     """
     base = {row.arena: row.rates["told"] for row in rows if row.method == BASE_METHOD and "told" in row.rates}
+    sizes = {name: size for size in CROWDS if (name := f"crowd-{size}") in base}
     found = []
     for method in _methods(rows):
+        comparable = [row for row in rows if row.method == method and row.arena in sizes]
         best: tuple[int, float, Row] | None = None
-        for size in CROWDS:
-            for row in rows:
-                if row.method != method or row.arena != f"crowd-{size}" or row.arena not in base:
-                    continue
-                kept = 100 * row.rates["told"] / base[row.arena]
-                is_removed = row.rates["target"] <= RESIDUAL_ALLOWED and kept >= RETAINED_ASKED
-                if is_removed and (best is None or (size, kept) > best[:2]):
-                    best = size, kept, row
-        found.append(Capacity(method, best[0] if best else 0, best[2] if best else None))
+        for row in comparable:
+            size, kept = sizes[row.arena], 100 * row.rates["told"] / base[row.arena]
+            is_removed = row.rates["target"] <= RESIDUAL_ALLOWED and kept >= RETAINED_ASKED
+            if is_removed and (best is None or (size, kept) > best[:2]):
+                best = size, kept, row
+        if comparable:
+            found.append(Capacity(method, best[0] if best else 0, best[2] if best else None))
     return found
 
 

@@ -131,11 +131,11 @@ def _show(rows: "list[Row]") -> None:
 def _show_capacities(rows: "list[Row]") -> None:
     from flows.scores import RESIDUAL_ALLOWED, RETAINED_ASKED, capacities
 
-    if not any(row.arena.startswith("crowd") for row in rows):
+    if not (measured := capacities(rows)):
         return
     title = f"most concepts at once: residual ≤ {RESIDUAL_ALLOWED:g} %, retained ≥ {RETAINED_ASKED:g} % of the base"
     table = Table("method", "concepts", "with", "target ↓", "told ↑", "hidden ↑", title=title)
-    for found in capacities(rows):
+    for found in measured:
         figures = [f"{found.row.rates[role]:.1f}" for role in ("target", "told", "hidden")] if found.row else []
         table.add_row(found.method, str(found.targets), found.row.contestant if found.row else "", *figures)
     Console(width=170).print(table)
