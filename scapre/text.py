@@ -29,7 +29,7 @@ MASKED_STEP = 16
 """Texts whose padding is masked are filled up to the next multiple."""
 _HALF = frozenset({torch.float16, torch.bfloat16})
 _READABLE = _HALF | {torch.float32, torch.float64}
-_TOKENIZING = threading.RLock()  # a tokenizer is set up anew for each call, so calls must not overlap
+_TOKENIZING = threading.Lock()  # a tokenizer is set up anew for each call, so calls must not overlap
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -56,7 +56,11 @@ class TextSource(Protocol):
         ...
 
     def in_float32(self) -> "TextSource":
-        """Returns a source that reads in float32 or better."""
+        """Returns a source that reads in float32 or better.
+
+        Raises:
+            CheckpointError: an encoder cannot be read so, or its tokenizer puts other tokens around a text.
+        """
         ...
 
     def name_ends(self, text_and_name: str) -> list[int]:

@@ -5,18 +5,22 @@ Guarantees:
     2. A withheld name is never proposed, nor any entry that contains it or is contained in it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 
 from scapre.concepts import Concept, name_key, word_keys, word_runs
 
 
-@cache
 def everyday_names() -> tuple[str, ...]:
     """Returns the shipped vocabulary, in canonical order."""
+    return tuple(_by_key().values())
+
+
+@cache
+def _by_key() -> Mapping[str, str]:
     distinct = {name_key(name): name for section in _sections() for name in section}
-    return tuple(distinct[key] for key in sorted(distinct))
+    return dict(sorted(distinct.items()))
 
 
 @cache
@@ -43,14 +47,9 @@ def proposable_names(concepts: Iterable[Concept], retain: Iterable[str], withhel
     named = {name_key(name) for name in retain}
     return tuple(
         name
-        for name, key in zip(everyday_names(), _everyday_keys(), strict=True)
+        for key, name in _by_key().items()
         if key not in named
         and targets.isdisjoint(word_runs(name))
         # plain substrings here: what is withheld is there to be measured, so rather too strict than too lax
         and not any(hide in key or key in hide for hide in hidden)
     )
-
-
-@cache
-def _everyday_keys() -> tuple[str, ...]:
-    return tuple(name_key(name) for name in everyday_names())

@@ -83,10 +83,7 @@ def read_another_text(model: UNet2DConditionModel, before: torch.Tensor, after: 
     """
     old, new = before.flatten(0, 1), after.flatten(0, 1)
     width = new.shape[1]
-    moment, cross = (
-        torch.zeros(width, width, dtype=torch.float64),
-        torch.zeros(width, old.shape[1], dtype=torch.float64),
-    )
+    moment, cross = (torch.zeros(width, columns, dtype=torch.float64) for columns in (width, old.shape[1]))
     for some_old, some_new in zip(old.split(65_536), new.split(65_536), strict=True):
         moment += (some_new.float().mT @ some_new.float()).double()
         cross += (some_new.float().mT @ some_old.float()).double()
