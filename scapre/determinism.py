@@ -26,13 +26,32 @@ def exact_arithmetic() -> Generator[None]:
 
     Autocast holds for the caller's thread and not for others, so that numbers would depend on how many there are.
     """
-    allowed = torch.get_float32_matmul_precision()
+    cpu, cuda = (torch.autocast(device, enabled=False) for device in ("cpu", "cuda"))
+    with _full_precision(), torch.no_grad(), cpu, cuda:
+        yield
+
+
+@contextmanager
+def _full_precision() -> Generator[None]:
+    """Has float32 products rounded to nothing less.
+
+    Torch has two settings for it, one for all and since 2.9 one for each backend; it computes with the second, and
+    will not tell the first where the two contradict each other, as when a caller has set only one backend's.
+    """
+    backends = [getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn)]
+    before = [(held, held.fp32_precision) for held in backends if hasattr(held, "fp32_precision")]
+    try:
+        allowed = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        allowed = None
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
+        yield
     finally:
-        torch.set_float32_matmul_precision(allowed)
+        if allowed:
+            torch.set_float32_matmul_precision(allowed)
+        for held, precision in before:
+            held.fp32_precision = precision
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses deterministic algorithms
 os.environ["HF_HUB_OFFLINE"] = "1"  # a mistyped path would otherwise wait minutes for a network that is not needed
 
 from collections.abc import Callable, Iterator

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,22 +122,59 @@ def test_number_of_threads_is_irrelevant_and_restored(pipeline, row_weights: str
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeline, threads: int) -> None:
+def test_autocast_of_the_caller_is_irrelevant_and_restored(make_pipeline, threads: int) -> None:
     pipeline = make_pipeline(dtype=torch.float32)
     digest, prompt = unlearn(pipeline).digest, pipeline.tokenizer("a cat", return_tensors="pt").input_ids
     plain = pipeline.text_encoder(prompt).last_hidden_state
-    original, allowed = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    original = torch.get_num_threads()
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
             assert unlearn(pipeline).digest == digest
             assert torch.is_autocast_enabled("cpu")
             assert not torch.equal(pipeline.text_encoder(prompt).last_hidden_state, plain)  # the control
-        assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_num_threads(original)
-        torch.set_float32_matmul_precision(allowed)
+
+
+def allow_for_all() -> None:
+    torch.set_float32_matmul_precision("medium")
+
+
+def allow_by_the_old_flag() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def allow_for_each() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+
+
+def allowed() -> list[str]:
+    """Returns what torch tells of products in float32: for all, on CUDA, on the CPU."""
+    try:
+        told = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        told = "contradictory"
+    return [told, torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+
+
+@pytest.mark.parametrize("allow", [allow_for_all, allow_by_the_old_flag, allow_for_each])
+def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeline, allow: Callable[[], None]) -> None:
+    pipeline, seen = make_pipeline(dtype=torch.float32), []
+    digest = unlearn(pipeline).digest
+    pipeline.text_encoder.register_forward_hook(lambda *_: seen.append(allowed()))
+    strict = allowed()
+    allow()
+    try:
+        asked = allowed()
+        assert asked != strict
+        assert unlearn(pipeline).digest == digest
+        assert allowed() == asked
+        assert {*map(tuple, seen)} == {("highest", "ieee", "ieee")}
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = strict[1:]
 
 
 def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:
