@@ -12,8 +12,10 @@ Guarantees:
     1. P is orthogonal.
     2. W Wᵀ has the eigenvalues of W0 W0ᵀ.
 
-Unknown in the publication: how the subspaces are cut and how the two terms are scaled. Chosen: a subspace holds
-`subspace_energy` of the responses' energy, at most `subspace_share` of W0's rank; e is the mean energy per direction.
+Unknown in the publication: how the subspaces are cut, how the two terms are scaled, and which P is meant where M says
+nothing, as where there is less text than directions. Chosen: a subspace holds `subspace_energy` of the responses'
+energy, at most `subspace_share` of W0's rank; e is the mean energy per direction; and of all P that do, the one that
+turns least, for which `LEAST_TURN` times the identity is added to M. Rounding would decide otherwise.
 """
 
 import math
@@ -38,6 +40,8 @@ from scapre.methods.base import (
 )
 from scapre.moments import Statistics
 
+LEAST_TURN = 1e-9
+"""Of the mean energy per direction."""
 DIALS: Mapping[str, Dial] = {
     **PUBLISHED_READING_DIALS,
     "vocabulary": READING_DIALS["vocabulary"],
@@ -88,7 +92,8 @@ def rotation(
     allowed = leading_projector(inner @ anchors @ inner.mT, energy=energy, most=rank)
     unwanted = leaving - leaving @ allowed
     scale = rank / torch.trace(kept).clamp_min(torch.finfo(kept.dtype).tiny)
-    left, sigma, right = torch.linalg.svd(scale * kept - float(dials["erasure_strength"]) * unwanted)
+    wanted = scale * kept - float(dials["erasure_strength"]) * unwanted
+    left, sigma, right = torch.linalg.svd(solver.add_ridge(wanted, LEAST_TURN))
     return Rotation(basis, solver.add_ridge(left @ right, -1.0), float(sigma[0] / sigma[-1]))
 
 

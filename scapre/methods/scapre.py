@@ -122,16 +122,17 @@ def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows tar
     rank = row_systems.usable_rank(targets, _rank(dials))
     alpha = _contrasts(problem, row_systems.precision(len(targets), rank=rank, width=problem.base.shape[1]))
     noise = decoupler.spreading_noise(alpha) if dials["noise"] == "auto" else float(dials["noise"])
-    histogram = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=alpha.device)
+    histogram = torch.zeros(HISTOGRAM_BINS, dtype=torch.int64, device=alpha.device)
     for rows in problem.parts.values():  # in place: at thousands of targets α is the largest thing in memory
         information = decoupler.mutual_information(alpha[rows], noise)
         if dials["row_weights"] == "shared":
             information = information.max(dim=1, keepdim=True).values.expand_as(information)
-        histogram += torch.histc(information / decoupler.LN2, bins=HISTOGRAM_BINS, min=0.0, max=1.0)
+        bins = (information * (HISTOGRAM_BINS / decoupler.LN2)).long().clamp_(0, HISTOGRAM_BINS - 1)
+        histogram += torch.bincount(bins.flatten(), minlength=HISTOGRAM_BINS)
         alpha[rows] = decoupler.relevance(information, floor=float(dials["floor"]))
     report = {
         "noise": noise,
-        "information_histogram": [int(count) for count in histogram.tolist()],
+        "information_histogram": histogram.tolist(),
         "mean_row_weight": float(alpha.mean()),
         "untouched_rows": int((alpha == 0).all(dim=1).sum()),
     }

@@ -22,10 +22,10 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-3}
 """Distance of Δ on CUDA from Δ on the CPU, relative to its norm, by the model's type."""
-OTHER_BITS = 0.01
-"""Share of the changed weights in half precision that may be rounded to the number beside."""
+TOLERANCE_OF_NORMS = 1e-5
+"""The same for a model in float64 whose text encoder (T5, Gemma) takes its norms in float32 all the same."""
 TARGETS = (Concept("cat", aliases=("kitten",)), Concept("van gogh", kind="style"))
 
 
@@ -42,14 +42,13 @@ def weights(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
     }
 
 
-def delta(edit: Edit, base: dict[str, Tensor]) -> Tensor:
-    return torch.cat(
-        [(edit.flip(name, base[name]).double() - base[name].double()).flatten() for name in sorted(edit.changes)]
+def distance(one: Edit, other: Edit, base: dict[str, Tensor]) -> float:
+    """Returns the distance of Δ from the other Δ, relative to its norm."""
+    found, expected = (
+        torch.cat([(edit.flip(name, base[name]).double() - base[name].double()).flatten() for name in other.changes])
+        for edit in (one, other)
     )
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / other.norm())
+    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -58,10 +57,10 @@ def test_every_method_agrees(method: str, dtype: torch.dtype) -> None:
     pipeline = build("stable-diffusion-1", dtype=dtype)
     base, here = weights(pipeline), unlearn(pipeline, method)
     there = unlearn(copy.deepcopy(pipeline).to("cuda"), method)
-    assert distance(delta(there, base), delta(here, base)) < TOLERANCES[dtype]
+    assert distance(there, here, base) < TOLERANCES[dtype]
     assert there.base_digest == here.base_digest
     control = scapre.unlearn(pipeline, ["bird"], ["dog", "horse"], method, vocabulary=0)
-    assert distance(delta(control, base), delta(here, base)) > 10 * TOLERANCES[dtype]
+    assert distance(control, here, base) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_every_component_agrees(dials: dict[str, Any]) -> None:
         for device in ("cpu", "cuda")
     )
     base = weights(pipeline)
-    assert distance(delta(there, base), delta(here, base)) < TOLERANCES[torch.float64]
+    assert distance(there, here, base) < TOLERANCES[torch.float64]
 
 
 @pytest.mark.parametrize("family", BUILDERS)
@@ -93,7 +92,7 @@ def test_every_architecture_agrees_and_takes_an_edit_made_elsewhere(family: str)
     base, here = weights(pipeline), unlearn(pipeline)
     pipeline.to("cuda")
     there = unlearn(pipeline)
-    assert distance(delta(there, base), delta(here, base)) < TOLERANCES[torch.float64]
+    assert distance(there, here, base) < TOLERANCE_OF_NORMS
     before = weights(pipeline)
     here.apply(pipeline)  # an edit of either device fits a model on the other
     worn = weights(pipeline)
@@ -101,22 +100,6 @@ def test_every_architecture_agrees_and_takes_an_edit_made_elsewhere(family: str)
     assert all(torch.equal(worn[part], before[part]) for part in before.keys() - here.changes.keys())
     here.revert(pipeline)
     assert all(torch.equal(held, before[part]) for part, held in weights(pipeline).items())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_differs_by_roundings_alone(dtype: torch.dtype) -> None:
-    pipeline = build("stable-diffusion-1", dtype=dtype)
-    base, here = weights(pipeline), unlearn(pipeline)
-    there = unlearn(copy.deepcopy(pipeline).to("cuda"))
-    differing = steps = total = 0
-    for name in here.changes:
-        bits, others = (edit.flip(name, base[name]).view(torch.int16).int() for edit in (here, there))
-        steps = max(steps, int((bits - others).abs().max()))
-        differing += int((bits != others).sum())
-        total += bits.numel()
-    assert steps <= 1
-    assert differing <= OTHER_BITS * total
-    assert here.digest != unlearn(pipeline, erasure_strength=4.0).digest  # the control
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

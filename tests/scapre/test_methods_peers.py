@@ -183,6 +183,20 @@ def test_oce_maximizes_its_trace() -> None:
     assert torch.trace(matrix) < best  # and better than to stay
 
 
+@pytest.mark.parametrize(("least_turn", "is_steady"), [(oce.LEAST_TURN, True), (0.0, False)])
+def test_oce_is_not_decided_by_rounding_where_text_is_scarce(monkeypatch, least_turn: float, is_steady: bool) -> None:
+    source = torch.Generator().manual_seed(0)
+    base, *text = (torch.randn(rows, 9, generator=source, dtype=torch.float64) for rows in (12, 2, 1, 1))
+    monkeypatch.setattr(oce, "LEAST_TURN", least_turn)
+    dials = find_method("oce").resolve({})
+
+    def turned(size: float) -> Tensor:
+        retained, targets, anchors = (features.mT @ features * size for features in text)
+        return matrix_of(oce.rotation(base, retained=retained, targets=targets, anchors=anchors, dials=dials))
+
+    assert (float((turned(1 / 3) - turned(1)).norm()) < 1e-6) == is_steady  # e takes the size of text out
+
+
 def test_oce_turns_targets_more_than_retained_text() -> None:
     problem = problem_of(found=30)
     delta = solve(problem, "oce").delta
