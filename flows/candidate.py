@@ -100,17 +100,18 @@ def build_candidate(services: Services, plan: Plan, base: Base, *, on_progress: 
     else:
         shutil.rmtree(work, ignore_errors=True)  # a half-made candidate of an interrupted run
         work.mkdir(parents=True)
-        edit = scapre.unlearn(
-            base.folder,
-            concepts_of(plan),
-            retain=list(plan.retain),
-            method=plan.method,
-            withheld=plan.withheld,
-            cache=services.settings.feature_cache,
-            on_progress=on_progress,
-            **plan.dials,
-        )
-        scapre.merge(edit, base.folder, folder)
+        with scapre.merging(base.folder, folder) as put_on:
+            edit = scapre.unlearn(
+                base.folder,
+                concepts_of(plan),
+                retain=list(plan.retain),
+                method=plan.method,
+                withheld=plan.withheld,
+                cache=services.settings.feature_cache,
+                on_progress=on_progress,
+                **plan.dials,
+            )
+            put_on(edit)
         edit.save(edit_path)
     digest = services.store.put_directory(candidate_key(plan.key), folder)
     services.store.put_file(f"candidates/{plan.key}/edit.safetensors", edit_path)

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from scapre.checkpoint import CheckpointInfo, SingleFile, base_digest, inspect_checkpoint
     from scapre.diagnosis import Preflight
     from scapre.edit import Edit
-    from scapre.exports import LoraExport, check_mergeable, export_lora, export_single_file, merge
+    from scapre.exports import (
+        LoraExport,
+        check_mergeable,
+        export_lora,
+        export_single_file,
+        merge,
+        merging,
+        rewriting,
+    )
     from scapre.unlearning import describe_dials, preflight, unlearn
 
 __all__ = [
@@ -43,7 +51,9 @@ __all__ = [
     "export_single_file",
     "inspect_checkpoint",
     "merge",
+    "merging",
     "preflight",
+    "rewriting",
     "unlearn",
 ]
 
@@ -58,6 +68,8 @@ _LAZY = {
     "export_lora": "scapre.exports",
     "export_single_file": "scapre.exports",
     "merge": "scapre.exports",
+    "merging": "scapre.exports",
+    "rewriting": "scapre.exports",
     "Edit": "scapre.edit",
     "describe_dials": "scapre.unlearning",
     "Preflight": "scapre.diagnosis",

@@ -65,8 +65,8 @@ def refuse_unknown_words(encoder: PromptEncoder, concepts: Sequence[Concept], *,
         if not encoder.knows(name):
             raise InvalidConceptError(
                 f"{what} {name!r}: expected words that the tokenizers know, found some that one of them reads "
-                "like every other word it does not know, so that all of them would change; write the name in "
-                "letters it knows"
+                "like every other word it does not know, or as the start or end of a prompt, so that all of them would "
+                "change; write the name in letters it knows"
             )
 
 

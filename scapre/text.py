@@ -132,12 +132,13 @@ class TextStack:
         return [self._count_tokens(self._written(text_and_name)) - 1 - self.has_end_token]
 
     def knows(self, text: str) -> bool:
-        """Returns whether the tokenizer reads none of `text` as its one token for whatever it does not know."""
-        unknown: int | None = getattr(self.tokenizer, "unk_token_id", None)
-        if unknown is None:
-            return True
+        """Returns whether the tokenizer reads all of `text` as words: not as its token for whatever it does not know.
+
+        Neither are a start or end of a prompt words, which a text may hold as they are written ("</s>").
+        """
+        marks = {getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("unk", "bos", "eos")}
         with _TOKENIZING:
-            return unknown not in self._tokenizer()(self._written(text), add_special_tokens=False).input_ids
+            return marks.isdisjoint(self._tokenizer()(self._written(text), add_special_tokens=False).input_ids)
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scapre.architectures.base import BaseModel
 from scapre.checkpoint import read_base
 from scapre.concepts import (
@@ -22,6 +24,7 @@ from scapre.determinism import Stopwatch, exact_arithmetic, single_threaded
 from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
+from scapre.errors import UnsupportedArchitectureError
 from scapre.feature_cache import FeatureCache
 from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
@@ -29,6 +32,8 @@ from scapre.moments import Passage, Reading, gather_statistics, read_text
 from scapre.responses import ResponseMoments, root_ratio
 from scapre.vocabulary import proposable_names
 
+WITHOUT_FLOAT64 = frozenset({"mps"})
+"""Kinds of devices."""
 MUCH_LEFT = 0.7
 """Residual response from which a target is reported as a warning; 0.2 to 0.6 is usual."""
 
@@ -69,7 +74,7 @@ def unlearn(
     clock = Stopwatch()
     with single_threaded(), exact_arithmetic():
         with clock.phase("encode"):
-            base = read_base(pipeline_or_path)
+            base = _read_base(pipeline_or_path)
             with _open_cache(cache, base) as kept:
                 encoder = PromptEncoder(base.text, kept, on_progress)
                 passage, found = order.read(encoder)
@@ -121,9 +126,29 @@ def preflight(
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
     with single_threaded(), exact_arithmetic():
-        base = read_base(pipeline_or_path)
+        base = _read_base(pipeline_or_path)
         with _open_cache(cache, base) as kept:
             return order.read(PromptEncoder(base.text, kept, on_progress))[1]
+
+
+def _read_base(pipeline_or_path: Any) -> BaseModel:
+    base = read_base(pipeline_or_path)
+    for name, held in {**base.text.tensors(), **base.weights.projections}.items():
+        check_device(name, held.device)
+    return base
+
+
+def check_device(name: str, device: torch.device) -> None:
+    """Checks that what is there can be computed with in float64.
+
+    Raises:
+        UnsupportedArchitectureError: it cannot.
+    """
+    if device.type in WITHOUT_FLOAT64:
+        raise UnsupportedArchitectureError(
+            f"expected weights on a device that has float64, as cpu and cuda, found {name!r} on {device}; compute the "
+            "edit with the pipeline on the CPU (pipeline.to('cpu')), and move it back with the edit on it"
+        )
 
 
 @contextlib.contextmanager

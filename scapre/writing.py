@@ -7,13 +7,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scapre.errors import CheckpointError
 
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 26
 """Of a file that is copied, so many are written to the disk at once."""
 
 
@@ -24,21 +25,8 @@ def new_folder(target: Path, *, overwrite: bool) -> Generator[Path]:
     Raises:
         CheckpointError: `target` is there already, or cannot be written; nothing is left behind.
     """
-    refuse_existing(target, overwrite=overwrite)
-    building: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        building.chmod(0o755)
+    with told_as_unwritable(target), begun_folder(target, overwrite=overwrite) as building:
         yield building
-        refuse_existing(target, overwrite=overwrite)
-        _replace_folder(building, target)
-        flush(target.parent)
-    except OSError as error:
-        raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
-    finally:
-        if building is not None and building.exists():
-            shutil.rmtree(building, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -48,35 +36,95 @@ def new_file(target: Path, *, overwrite: bool) -> Generator[Path]:
     Raises:
         CheckpointError: `target` is there already, or cannot be written; nothing is left behind.
     """
+    with told_as_unwritable(target), begun_file(target, overwrite=overwrite) as building:
+        yield building
+
+
+@contextlib.contextmanager
+def begun_folder(target: Path, *, overwrite: bool) -> Generator[Path]:
+    """As `new_folder`, for a block that does more than write: its errors are its own."""
+    refuse_existing(target, overwrite=overwrite)
     building: Path | None = None
     try:
-        if target.is_dir():
-            raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
-        refuse_existing(target, overwrite=overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        building = Path(name)
+        with told_as_unwritable(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            building.chmod(0o755)
         yield building
-        building.chmod(0o644)
-        flush(building)
-        refuse_existing(target, overwrite=overwrite)
-        building.replace(target)
-        flush(target.parent)
-    except OSError as error:
-        raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
+        with told_as_unwritable(target):
+            refuse_existing(target, overwrite=overwrite)
+            _replace_folder(building, target)
+            flush(target.parent)
+    finally:
+        if building is not None and building.exists():
+            shutil.rmtree(building, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def begun_file(target: Path, *, overwrite: bool) -> Generator[Path]:
+    """As `new_file`, for a block that does more than write: its errors are its own."""
+    building: Path | None = None
+    try:
+        with told_as_unwritable(target):
+            if target.is_dir():
+                raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
+            refuse_existing(target, overwrite=overwrite)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            os.close(handle)
+            building = Path(name)
+        yield building
+        with told_as_unwritable(target):
+            building.chmod(0o644)
+            flush(building)
+            refuse_existing(target, overwrite=overwrite)
+            building.replace(target)
+            flush(target.parent)
     finally:
         if building is not None:
             building.unlink(missing_ok=True)
 
 
-def copy_through(source: Path, target: Path) -> None:
+@contextlib.contextmanager
+def told_as_unwritable(target: Path) -> Generator[None]:
+    """Turns what the system says of writing in the block into a `CheckpointError` about `target`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"could not write {target}: {error}; free space or choose another place") from error
+
+
+@contextlib.contextmanager
+def copying(copies: Mapping[Path, Path]) -> Generator[Callable[[], None]]:
+    """Copies files, source by target, beside the block; yields what waits for them and raises what went wrong.
+
+    A block that ends without waiting, as by an error, ends the copying.
+    """
+    given_up = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        begun = [pool.submit(copy_through, source, target, given_up) for target, source in copies.items()]
+
+        def wait() -> None:
+            for copy in begun:
+                copy.result()
+
+        try:
+            yield wait
+        finally:
+            given_up.set()
+
+
+def copy_through(source: Path, target: Path, given_up: threading.Event | None = None) -> None:
     """Copies the content of a file and has it written to the disk, what is copied already beside what is not yet.
 
     That takes about half of the time of one after the other, which is how it is done where the system knows no better.
+    Once it is given up, the copy is left as it is.
     """
+    given_up = given_up or threading.Event()
+    if given_up.is_set():
+        return
     try:
-        _send_through(source, target)
+        _send_through(source, target, given_up)
     except (AttributeError, OSError):
         if target.exists() and target.stat().st_size:  # it knew how, and failed
             raise
@@ -84,11 +132,14 @@ def copy_through(source: Path, target: Path) -> None:
     flush(target)
 
 
-def _send_through(source: Path, target: Path) -> None:
+def _send_through(source: Path, target: Path, given_up: threading.Event) -> None:
     with source.open("rb") as reader, target.open("wb") as writer, ThreadPoolExecutor(1) as pool:
         sent, written = 0, []
         while count := os.sendfile(writer.fileno(), reader.fileno(), sent, PIECE_BYTES):
             sent += count
+            if given_up.is_set():
+                pool.shutdown(cancel_futures=True)
+                return
             written.append(pool.submit(os.fdatasync, writer.fileno()))
         for piece in written:
             piece.result()

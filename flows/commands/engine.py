@@ -61,7 +61,7 @@ def unlearn(
     import scapre
     from infra.settings import load_settings
     from scapre.methods import find_method
-    from scapre.writing import check_writable
+    from scapre.writing import begun_folder, check_writable
 
     targets = _concepts([*(concept or []), *_lines(concepts_file)], kind, aliases=alias or [], anchors=anchor or [])
     retained = [*(retain or []), *_lines(retain_file)]
@@ -87,16 +87,22 @@ def unlearn(
         _show_preflight(found, targets)
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
-    with progress_bar("reading text", people(), after=QUIET_SECONDS) as on_progress:
-        edit = scapre.unlearn(
-            base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials
-        )
-    started = time.perf_counter()
-    with people().status("writing the edited checkpoint"):
-        edited = _write(edit, checkpoint, out)
+    name, copied = (
+        ("checkpoint.safetensors", scapre.rewriting) if checkpoint.is_file() else ("checkpoint", scapre.merging)
+    )
+    with begun_folder(out, overwrite=False) as building, copied(checkpoint, building / name) as put_on:
+        with progress_bar("reading text", people(), after=QUIET_SECONDS) as on_progress:
+            edit = scapre.unlearn(
+                base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials
+            )
+        started = time.perf_counter()
+        with people().status("writing the edited checkpoint"):
+            edit.save(building / "edit.safetensors")
+            put_on(edit)
+    saved = time.perf_counter()
     _show_forgotten(edit)
-    spent = {**edit.diagnostics["seconds"], "save": time.perf_counter() - started}
-    typer.echo(f"wrote {out / 'edit.safetensors'} and {edited}")
+    spent = {**edit.diagnostics["seconds"], "save": saved - started}
+    typer.echo(f"wrote {out / 'edit.safetensors'} and {out / name}")
     typer.echo(", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in spent.items()))
     return ExitCode.OK
 
@@ -165,19 +171,6 @@ def _show_forgotten(edit: "scapre.Edit") -> None:
     for warning in told["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"edit {edit.digest} of base {edit.base_digest}")
-
-
-def _write(edit: "scapre.Edit", checkpoint: Path, out: Path) -> Path:
-    """Writes edit and edited checkpoint into the new folder `out`, all or nothing; returns the checkpoint."""
-    import scapre
-    from scapre.writing import new_folder
-
-    is_file = checkpoint.is_file()
-    name, write = ("checkpoint.safetensors", scapre.export_single_file) if is_file else ("checkpoint", scapre.merge)
-    with new_folder(out, overwrite=False) as building:
-        edit.save(building / "edit.safetensors")
-        write(edit, checkpoint, building / name)
-    return out / name
 
 
 def _show_preflight(found: "scapre.Preflight", targets: list["scapre.Concept"]) -> None:

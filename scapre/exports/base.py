@@ -1,13 +1,17 @@
 """What every export begins with: the checkpoint is the base of the edit, or nothing happens."""
 
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from scapre.architectures import BaseWeights
+from scapre.architectures.base import tensor_digests
 from scapre.checkpoint import CheckpointInfo, SingleFile, read_inspected
 from scapre.checkpoint.folder import MODEL_INDEX
+from scapre.checkpoint.tensor_files import flip_bits, read_tensors
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
-from scapre.writing import refuse_existing
+from scapre.writing import copying, refuse_existing, told_as_unwritable
 
 WEIGHT_FILE = ".safetensors"
 
@@ -27,6 +31,45 @@ def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseWeights:
     base = read_inspected(info).weights
     edit.check(base)
     return base
+
+
+@contextlib.contextmanager
+def edited_copy(
+    info: CheckpointInfo, building: Path, target: Path, copies: Mapping[Path, Path]
+) -> Generator[Callable[[Edit], Path]]:
+    """Copies files, source by target, beside the block; yields what puts an edit on the copy and returns `target`.
+
+    Raises:
+        CheckpointError: nothing was put on.
+    """
+    edits: list[Edit] = []
+    with copying(copies) as wait_for_copies:
+
+        def put_on(edit: Edit) -> Path:
+            base = read_own_base(edit, info)
+            with told_as_unwritable(target):
+                wait_for_copies()
+                _change(info, building, edit, base)
+            edits.append(edit)
+            return target
+
+        yield put_on
+    if not edits:
+        raise CheckpointError(f"expected an edit to put on {target}, found none; nothing was written")
+
+
+def _change(info: CheckpointInfo, building: Path, edit: Edit, base: BaseWeights) -> None:
+    changed = changed_names(edit)
+    for original in sorted({info.files[name] for name in changed}):
+        own = {info.stored_names[name]: name for name in changed if info.files[name] == original}
+        copy = building / original.relative_to(info.path)
+        read = {stored: base.tensor_digests[name] for stored, name in own.items()}
+        if tensor_digests(read_tensors(copy, read)) != read:
+            raise CheckpointError(
+                f"expected a copy of {original} as it was read, found other numbers: it was written to meanwhile; "
+                "start again when nobody does"
+            )
+        flip_bits(copy, {stored: edit.changes[name] for stored, name in own.items()})
 
 
 def changed_names(edit: Edit) -> list[str]:

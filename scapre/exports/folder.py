@@ -2,21 +2,23 @@
 
 Guarantees:
     1. Only the bytes of edited tensors change; headers, order and other tensors stay as they are.
-    2. Weight files without edited tensors are hard-linked where the file system allows it: base and copy share them,
+    2. Weight files without projections are hard-linked where the file system allows it: base and copy share them,
        so write to neither in place. Everything else is copied.
     3. No other copy of the weights that were edited comes along.
 """
 
+import contextlib
 import os
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
 from scapre.checkpoint.folder import DENOISER_STEM, weight_files
-from scapre.checkpoint.tensor_files import everything_in, flip_bits
+from scapre.checkpoint.tensor_files import everything_in
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
-from scapre.exports.base import changed_names, check_place, read_own_base, source_of
-from scapre.writing import copy_through, flush, new_folder
+from scapre.exports.base import check_place, edited_copy, source_of
+from scapre.writing import begun_folder, flush, told_as_unwritable
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".onnx", ".msgpack", ".h5", ".gguf"})
 """Files in which programs look for weights; pickles are refused before."""
@@ -30,14 +32,41 @@ def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, o
         CheckpointError: the folder holds its denoiser twice, or `out` exists or cannot be written.
             Nothing is left behind.
     """
+    with merging(checkpoint, out, overwrite=overwrite) as put_on:
+        return put_on(edit)
+
+
+@contextlib.contextmanager
+def merging(
+    checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False
+) -> Generator[Callable[[Edit], Path]]:
+    """Copies the folder `checkpoint` beside the block; yields what puts an edit on the copy, once, and returns `out`.
+
+    What is copied does not depend on the edit, so that an edit of a large model is written sooner:
+
+        with merging(checkpoint, out) as put_on:
+            put_on(unlearn(checkpoint, ["tiger"]))
+
+    `out` is there when the block has ended without an error; otherwise nothing is left of it.
+
+    Raises:
+        BaseMismatchError: the checkpoint is not the base of the edit; raised by what is yielded.
+        CheckpointError: the folder holds its denoiser twice, `out` exists or cannot be written, the checkpoint changed
+            while it was copied, or no edit was put on.
+    """
     source, target = source_of(checkpoint), Path(out).absolute()
     check_place(source, target, overwrite=overwrite, for_folder=True)
     info = inspect_checkpoint(source)
     check_mergeable(info)
-    read_own_base(edit, info)
-    with new_folder(target, overwrite=overwrite) as building:
-        _copy_tree(info, edit, building)
-    return target
+    with begun_folder(target, overwrite=overwrite) as building:
+        with told_as_unwritable(target):
+            copies = _lay_out(info, building)
+        with edited_copy(info, building, target, copies) as put_on:
+            yield put_on
+        with told_as_unwritable(target):
+            for folder in sorted((p for p in building.rglob("*") if p.is_dir()), reverse=True):
+                flush(folder)
+            flush(building)
 
 
 def check_mergeable(info: CheckpointInfo) -> None:
@@ -58,30 +87,24 @@ def check_mergeable(info: CheckpointInfo) -> None:
             )
 
 
-def _copy_tree(info: CheckpointInfo, edit: Edit, building: Path) -> None:
-    changed = changed_names(edit)
-    rewritten = {info.files[name] for name in changed}
+def _lay_out(info: CheckpointInfo, building: Path) -> dict[Path, Path]:
+    """Makes folders and links; returns which files are to be copied from where."""
+    changing, copies = set(info.files.values()), {}
     for original in everything_in(info.path):
         copy = building / original.relative_to(info.path)
         if original.is_dir():
             copy.mkdir(parents=True, exist_ok=True)
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if original in rewritten:
-            copy_through(original, copy)
-            own = [name for name in changed if info.files[name] == original]
-            flip_bits(copy, {info.stored_names[name]: edit.changes[name] for name in own})
-        elif original.suffix in WEIGHT_SUFFIXES:
-            _link_or_copy(original.resolve(), copy)
-        else:  # configurations are small, and people change them in place
-            copy_through(original, copy)
-    for folder in sorted((p for p in building.rglob("*") if p.is_dir()), reverse=True):
-        flush(folder)
-    flush(building)
+        # configurations are small, and people change them in place
+        if original in changing or original.suffix not in WEIGHT_SUFFIXES or not _is_linked(original.resolve(), copy):
+            copies[copy] = original
+    return copies
 
 
-def _link_or_copy(original: Path, copy: Path) -> None:
+def _is_linked(original: Path, copy: Path) -> bool:
     try:
         os.link(original, copy)
     except OSError:  # another device, or a file system without links
-        copy_through(original, copy)
+        return False
+    return True

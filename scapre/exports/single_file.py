@@ -5,8 +5,10 @@ original names, number by number as they are; types are kept. A folder of Stable
 text encoder less than the original file, which no program reads.
 """
 
+import contextlib
 import json
 import re
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,15 @@ from scapre.checkpoint.tensor_files import (
     NewTensor,
     Piece,
     StoredTensor,
-    flip_bits,
     read_header,
     write_tensors,
 )
 from scapre.concepts import canonical_json
 from scapre.edit import Edit
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
-from scapre.exports.base import changed_names, check_place, read_own_base, source_of
+from scapre.exports.base import changed_names, check_place, edited_copy, read_own_base, source_of
 from scapre.text import plain_name
-from scapre.writing import copy_through, new_file
+from scapre.writing import begun_file, new_file
 
 VAE_CLASS = "AutoencoderKL"
 _LINEAR = "use_linear_projection"
@@ -58,19 +59,41 @@ def export_single_file(
         CheckpointError: `out` exists, or cannot be written.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
+    if source.is_file():
+        with rewriting(source, target, overwrite=overwrite) as put_on:
+            return put_on(edit)
+    info = _inspected(source, target, overwrite=overwrite)
+    read_own_base(edit, info)
+    with new_file(target, overwrite=overwrite) as building:
+        layout = layout_of(info.pipeline_class, uses_linear_projection=bool(_config(info, "unet").get(_LINEAR)))
+        tensors = {**_unet(info, edit), **_vae(info), **_encoders(info, layout)}
+        write_tensors(building, tensors, {METADATA_KEY: canonical_json(_origin(info, edit, layout))})
+    return target
+
+
+@contextlib.contextmanager
+def rewriting(
+    checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False
+) -> Generator[Callable[[Edit], Path]]:
+    """As `scapre.merging`, for a single file: copies it beside the block, and yields what puts the edit on the copy.
+
+    Raises:
+        BaseMismatchError, UnsupportedArchitectureError, CheckpointError: as `export_single_file`, and `merging`.
+    """
+    source, target = source_of(checkpoint), Path(out).absolute()
+    info = _inspected(source, target, overwrite=overwrite)
+    with (
+        begun_file(target, overwrite=overwrite) as building,
+        edited_copy(info, building, target, {building: source}) as put_on,
+    ):
+        yield put_on
+
+
+def _inspected(source: Path, target: Path, *, overwrite: bool) -> CheckpointInfo:
     check_place(source, target, overwrite=overwrite, for_folder=False)
     info = inspect_checkpoint(source)
     check_layout(info.pipeline_class)
-    read_own_base(edit, info)
-    with new_file(target, overwrite=overwrite) as building:
-        if source.is_file():
-            copy_through(source, building)
-            flip_bits(building, {info.stored_names[name]: edit.changes[name] for name in changed_names(edit)})
-        else:
-            layout = layout_of(info.pipeline_class, uses_linear_projection=bool(_config(info, "unet").get(_LINEAR)))
-            tensors = {**_unet(info, edit), **_vae(info), **_encoders(info, layout)}
-            write_tensors(building, tensors, {METADATA_KEY: canonical_json(_origin(info, edit, layout))})
-    return target
+    return info
 
 
 def _unet(info: CheckpointInfo, edit: Edit) -> dict[str, NewTensor]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import BUILDERS, build
 
 import scapre
-from scapre import BaseMismatchError, CheckpointError, Concept, Edit, UnsupportedArchitectureError
+from scapre import BaseMismatchError, CheckpointError, Concept, Edit, UnsupportedArchitectureError, writing
 from scapre.architectures import find_architecture
 from scapre.checkpoint import folder as reading
 from scapre.checkpoint.tensor_files import is_pickle, read_header
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, edit: Edit, tmp_pat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folders, "copy_through", full)
+    monkeypatch.setattr(writing, "copy_through", full)
     with pytest.raises(CheckpointError, match=r"No space left on device.*free space"):
         scapre.merge(edit, checkpoint, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["base"]

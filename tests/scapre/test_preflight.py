@@ -140,6 +140,18 @@ def test_words_that_the_tokenizer_reads_like_all_it_does_not_know_are_refused(fa
         preflight(pipeline, Concept("cat"), anchor="\u72d7")
 
 
+@pytest.mark.parametrize(
+    ("family", "mark"),
+    [("stable-diffusion-1", "<|startoftext|>"), ("flux", "</s>"), ("sana", "<bos>"), ("sana", "<eos>")],
+)
+def test_the_start_or_end_of_a_prompt_is_no_name(family: str, mark: str) -> None:
+    pipeline = build(family)
+    for concept in (Concept(mark, anchor="dog"), Concept(f"cat {mark}"), Concept("cat", anchor=mark)):
+        with pytest.raises(InvalidConceptError, match="as the start or end of a prompt"):
+            preflight(pipeline, concept)
+    preflight(pipeline, Concept("cat"))  # the control
+
+
 def test_words_are_refused_before_anything_is_encoded() -> None:
     pipeline, read = build("pixart-sigma"), []
     pipeline.text_encoder.register_forward_hook(lambda *_: read.append(True))

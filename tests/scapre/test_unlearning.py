@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -175,6 +176,13 @@ def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeli
     finally:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = strict[1:]
+
+
+@pytest.mark.parametrize("kind", ["mps", "cpu", "cuda"])
+def test_a_device_without_float64_is_refused_with_a_way_out(kind: str) -> None:
+    refusal = pytest.raises(UnsupportedArchitectureError, match=r"has float64.*found 'unet\.x' on mps; .*to\('cpu'\)")
+    with refusal if kind == "mps" else nullcontext():
+        unlearning.check_device("unet.x", torch.device(kind))
 
 
 def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:

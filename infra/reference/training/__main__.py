@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="denoiser to go on from")
     parser.add_argument("--start-text", type=Path, help="text tower that --start reads, where --folder has another")
     parser.add_argument("--text-width", type=int, default=contrastive.TEXT_WIDTH, help="width of the text tower")
-    parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate of contrastive and diffusion")
+    parser.add_argument(
+        "--peak-rate", type=float, default=1e-3, help="highest learning rate of contrastive and diffusion"
+    )
     parser.add_argument("--count", type=int, default=26_400, help="drawings to make")
     parser.add_argument("--per-concept", type=int, default=16, help="pictures per concept to evaluate")
     parser.add_argument("--seconds", type=float, default=1200, help="training time")

@@ -1,0 +1,167 @@
+"""A copy begun before there is an edit: whole and edited in the end, or nothing, whatever happens in between."""
+
+import errno
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipelines import build
+
+import scapre
+from scapre import CheckpointError, Concept, Edit, writing
+from scapre.checkpoint.tensor_files import read_header
+
+Copied = Callable[..., AbstractContextManager[Callable[[Edit], Path]]]
+WAYS = {"folder": (scapre.merging, scapre.merge), "file": (scapre.rewriting, scapre.export_single_file)}
+
+
+@pytest.fixture(params=sorted(WAYS))
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def base(kind: str, tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    build("stable-diffusion-1", dtype=torch.float32, width=64).save_pretrained(folder)
+    if kind == "folder":
+        return folder
+    nothing = scapre.unlearn(folder, [])
+    return scapre.export_single_file(nothing, folder, tmp_path / "base.safetensors")
+
+
+@pytest.fixture
+def given(kind: str, base: Path, tmp_path: Path) -> Path | scapre.SingleFile:
+    return base if kind == "folder" else scapre.SingleFile(base, tmp_path / "base" / "tokenizer")
+
+
+@pytest.fixture
+def out(kind: str, tmp_path: Path) -> Path:
+    return tmp_path / "new" / ("out" if kind == "folder" else "out.safetensors")
+
+
+def unlearn(given: Path | scapre.SingleFile) -> Edit:
+    return scapre.unlearn(given, [Concept("cat")], ["dog"], vocabulary=0)
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    return {str(file.relative_to(place)): file.read_bytes() for file in files}
+
+
+def weights_of(base: Path) -> Path:
+    return base / "unet" / "diffusion_pytorch_model.safetensors" if base.is_dir() else base
+
+
+def test_an_edit_put_on_at_the_end_gives_the_bytes_of_one_known_before(kind, base, given, out) -> None:
+    copied, export = WAYS[kind]
+    with copied(given, out) as put_on:
+        edit = unlearn(given)
+        assert not out.exists()
+        assert put_on(edit) == out
+        assert not out.exists()  # the block may still fail
+    assert contents(out) == contents(export(edit, given, out.with_name(f"again-{out.name}")))
+    assert contents(out) != contents(base)
+
+
+def test_it_is_copied_while_the_block_runs(kind, given, out, monkeypatch) -> None:
+    own, begun, go_on = writing.copy_through, threading.Event(), threading.Event()
+
+    def watched(*copy) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        own(*copy)
+
+    edit = unlearn(given)
+    monkeypatch.setattr(writing, "copy_through", watched)
+    with WAYS[kind][0](given, out) as put_on:
+        assert begun.wait(30)
+        go_on.set()
+        put_on(edit)
+    assert scapre.base_digest(out) == edit.edited_digest
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("a list of names"), KeyboardInterrupt(), ValueError("no")])
+def test_a_block_that_fails_leaves_nothing_and_fails_as_it_did(kind, given, out, error: BaseException) -> None:
+    def fail(edit: Edit) -> None:
+        put_on(edit)
+        raise error
+
+    with pytest.raises(type(error)) as failed, WAYS[kind][0](given, out) as put_on:
+        fail(unlearn(given))
+    assert failed.value is error
+    assert not any(out.parent.iterdir())
+
+
+def test_without_an_edit_there_is_no_copy(kind, given, out) -> None:
+    with pytest.raises(CheckpointError, match="expected an edit to put on"), WAYS[kind][0](given, out):
+        pass
+    assert not any(out.parent.iterdir())
+
+
+def test_a_block_that_fails_gives_up_what_is_not_copied_yet(kind, base, given, out, monkeypatch) -> None:
+    written = threading.Event()
+
+    def slow(_: int) -> None:
+        written.wait(0.01)
+
+    monkeypatch.setattr(writing, "PIECE_BYTES", 64)
+    monkeypatch.setattr(writing.os, "fdatasync", slow)
+    assert 0.01 * weights_of(base).stat().st_size / 64 > 10  # seconds, if it were copied to the end
+    done = []
+    threading.Thread(target=lambda: (written.wait(10), done.append("late")), daemon=True).start()
+    with pytest.raises(ZeroDivisionError), WAYS[kind][0](given, out):
+        raise ZeroDivisionError
+    assert not done
+    written.set()
+    assert not any(out.parent.iterdir())
+
+
+def test_a_disk_that_is_full_is_told_when_the_edit_is_put_on(kind, given, out, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    edit = unlearn(given)
+    monkeypatch.setattr(writing, "copy_through", full)
+    with (
+        pytest.raises(CheckpointError, match=r"could not write .*out.*No space left on device.*free space"),
+        WAYS[kind][0](given, out) as put_on,
+    ):
+        put_on(edit)
+    assert not any(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("is_changed", [True, False])
+def test_a_checkpoint_written_to_while_it_was_copied_is_refused(
+    kind, base, given, out, monkeypatch, is_changed: bool
+) -> None:
+    own, file, edit, is_copied = writing.copy_through, weights_of(base), unlearn(given), threading.Event()
+    entries = read_header(file)
+    start = next(entries[name].start for name in sorted(entries) if name.endswith("attn2.to_k.weight"))
+
+    def flip() -> None:
+        with file.open("r+b") as opened:
+            opened.seek(start)
+            byte = opened.read(1)[0] ^ 1
+            opened.seek(start)
+            opened.write(bytes([byte]))
+
+    def copy_of_other_numbers(source: Path, *rest) -> None:
+        is_it = source.samefile(file)
+        if is_it and is_changed:
+            flip()
+        own(source, *rest)
+        if is_it and is_changed:
+            flip()  # whoever looks at the original later finds what it was
+        if is_it:
+            is_copied.set()
+
+    monkeypatch.setattr(writing, "copy_through", copy_of_other_numbers)
+    refusal = pytest.raises(CheckpointError, match="it was written to meanwhile")
+    with refusal if is_changed else nullcontext(), WAYS[kind][0](given, out) as put_on:
+        assert is_copied.wait(30)
+        put_on(edit)
+    assert out.exists() != is_changed
