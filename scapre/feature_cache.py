@@ -1,7 +1,7 @@
 """Encoded prompts on disk: a text encoder reads retained text once, whatever is asked of it afterwards.
 
 Guarantees:
-    1. Features serve only the encoder, tokenizer, prompt, padding, kind of device, and releases of torch and
+    1. Features serve only the encoder, tokenizer, prompt, padding, kind of processor, and releases of torch and
        transformers they come from.
     2. Features whose digest does not fit are made anew.
     3. A cache that cannot be used costs time and a warning, never an edit.
@@ -102,12 +102,18 @@ def encoder_digest(base: BaseModel) -> str:
     """Returns the SHA-256 over all that features depend on: weights, configurations, tokenizers, how they are read."""
     weights = {name: base.weights.tensor_digests[name] for name in base.text.tensors()}
     releases = [torch.__version__, transformers.__version__]
-    how = canonical_json([_READING, _described(base.text), _device(base).type, *releases])
+    how = canonical_json([_READING, _described(base.text), _processor(_device(base)), *releases])
     return combined_digest({**weights, "how": hashlib.sha256(how.encode()).hexdigest()})
 
 
 def _device(base: BaseModel) -> torch.device:
     return next(iter(base.text.tensors().values())).device
+
+
+def _processor(device: torch.device) -> str:
+    """Returns what decides in which order sums are taken: the last bits of features follow it."""
+    model = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"{device.type} {model}"
 
 
 def _described(part: Any) -> Any:

@@ -68,7 +68,8 @@ def unlearn(
         CheckpointError: the folder cannot be used.
         SingularSystemError: no finite, unique answer; the message says which dial to raise.
 
-    No randomness is consumed; the same input gives the same bytes whatever the number of CPU threads.
+    No randomness is consumed; the same input gives the same bytes whatever the number of CPU threads. On another kind
+    of processor, or with another release of torch, sums are taken in another order and the last bits differ.
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
     clock = Stopwatch()

@@ -83,6 +83,18 @@ def test_another_encoder_has_features_of_its_own(make_pipeline, change) -> None:
     assert encoder_digest(read_pipeline(pipeline)) != encoder_digest(read_pipeline(other))
 
 
+def test_another_kind_of_processor_has_features_of_its_own(
+    pipeline, file: Path, encoded: list[str], monkeypatch
+) -> None:
+    edited(pipeline, file)
+    first = len(encoded)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    edited(pipeline, file)
+    assert len(encoded) == 2 * first
+    edited(pipeline, file)
+    assert len(encoded) < 3 * first  # the control
+
+
 def test_calls_leave_the_digest_as_it_is(pipeline) -> None:
     before = encoder_digest(read_pipeline(pipeline))
     pipeline.tokenizer("a cat", padding="max_length", max_length=9, truncation=True)
