@@ -3,6 +3,7 @@
 Writes such a checkpoint with random weights to a temporary folder (4.3 GB, and as much again for the result), runs the
 command in a process of its own, and compares with two limits: peak resident memory at most 1.5 GB above the text
 encoder's own weights, and time beyond start-up and text encoding at most twice that of copying the file that changes.
+The command copies that file while it reads text: of copying, what is left afterwards counts.
 
 The first run reads the vocabulary and tells the memory; the time is the median of further ones, which find its features
 in the cache. Each copy comes right after a dry run of the same command: memory that a virtual machine has not touched

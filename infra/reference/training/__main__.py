@@ -25,13 +25,10 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="denoiser to go on from")
     parser.add_argument("--start-text", type=Path, help="text tower that --start reads, where --folder has another")
     parser.add_argument("--text-width", type=int, default=contrastive.TEXT_WIDTH, help="width of the text tower")
-    parser.add_argument(
-        "--peak-rate", type=float, default=1e-3, help="highest learning rate of contrastive and diffusion"
-    )
+    parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate of the denoiser")
     parser.add_argument("--count", type=int, default=26_400, help="drawings to make")
     parser.add_argument("--per-concept", type=int, default=16, help="pictures per concept to evaluate")
     parser.add_argument("--seconds", type=float, default=1200, help="training time")
-    parser.add_argument("--device", default="cpu", help="where contrastive and diffusion are trained, cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     a = parser.parse_args()
     needed = {"evaluate": ("out",), "assemble": ("folder", "out")}.get(a.stage, ("folder",))
@@ -73,7 +70,6 @@ def main() -> None:
             start=a.start,
             start_text=a.start_text,
             peak_rate=a.peak_rate,
-            device=a.device,
             seconds=a.seconds,
         )
     elif a.stage == "assemble":
@@ -82,12 +78,7 @@ def main() -> None:
         evaluation.write_figures(a.out, per_concept=a.per_concept)
     elif a.stage == "contrastive":
         contrastive.train(
-            dataset.load(a.folder / "train.npz"),
-            a.folder / "clip",
-            device=a.device,
-            seconds=a.seconds,
-            text_width=a.text_width,
-            peak_rate=a.peak_rate,
+            dataset.load(a.folder / "train.npz"), a.folder / "clip", seconds=a.seconds, text_width=a.text_width
         )
     elif a.stage == "classifier":
         held_out = dataset.load(a.folder / "heldout.npz")

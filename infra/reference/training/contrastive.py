@@ -113,7 +113,6 @@ def train(
     text_width: int = TEXT_WIDTH,
     batch: int = 96,
     peak_rate: float = 1e-3,
-    device: str = "cpu",
     seed: int = 2,
 ) -> CLIPModel:
     """Trains both towers for a span of time and saves model, tokenizer and image processor."""
@@ -126,18 +125,18 @@ def train(
         "vocabulary %d, longest caption %d", len(tokenizer), int((tokens != tokenizer.eos_token_id).sum(1).max())
     )
     labels = torch.from_numpy(drawings.object_labels * 1000 + drawings.style_labels)
-    model = build(tokenizer, text_width).train().to(device)
+    model = build(tokenizer, text_width).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
     started, step, spent = time.monotonic(), 0, 0.0
     while spent < seconds:
         spent = time.monotonic() - started
         set_rate(optimizer, peak=peak_rate, step=step, warm_up=200, remaining=1 - min(spent / seconds, 1.0))
         chosen = rng.integers(len(labels), size=batch)
-        pictures = enlarge(augment(to_tensor(drawings.pictures[chosen]), generator).to(device))
+        pictures = enlarge(augment(to_tensor(drawings.pictures[chosen]), generator))
         ids = tokens[chosen]
         length = int((ids != tokenizer.eos_token_id).sum(1).max()) + 1
-        output = model(input_ids=ids[:, :length].to(device), pixel_values=pictures)
-        same = (labels[chosen][:, None] == labels[chosen][None, :]).float().to(device)
+        output = model(input_ids=ids[:, :length], pixel_values=pictures)
+        same = (labels[chosen][:, None] == labels[chosen][None, :]).float()
         wanted = same / same.sum(1, keepdim=True)
         loss = (
             functional.cross_entropy(output.logits_per_image, wanted)
@@ -149,8 +148,8 @@ def train(
         optimizer.step()
         step += 1
         if step % 50 == 0:
-            top = (output.logits_per_image.argmax(1)[:, None] == torch.arange(batch, device=device)).float()
-            hit = float((top @ torch.eye(batch, device=device) * same).sum(1).clamp(max=1).mean())
+            top = (output.logits_per_image.argmax(1)[:, None] == torch.arange(batch)).float()
+            hit = float((top @ torch.eye(batch) * same).sum(1).clamp(max=1).mean())
             logger.info("step %d  %.0f s  loss %.3f  top-1 in batch %.3f", step, spent, float(loss), hit)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

@@ -57,10 +57,10 @@ def build_scheduler() -> DDPMScheduler:
     )
 
 
-def encode_captions(captions: list[str], folder: Path, device: str = "cpu") -> tuple[torch.Tensor, np.ndarray]:
+def encode_captions(captions: list[str], folder: Path) -> tuple[torch.Tensor, np.ndarray]:
     """Returns half-precision token features of the distinct captions, the empty one first, and each caption's row."""
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    encoder = CLIPTextModel.from_pretrained(folder).eval().to(device)
+    encoder = CLIPTextModel.from_pretrained(folder).eval()
     distinct, rows = np.unique(np.array(captions), return_inverse=True)
     texts = ["", *distinct.tolist()]
     features = []
@@ -69,7 +69,7 @@ def encode_captions(captions: list[str], folder: Path, device: str = "cpu") -> t
             ids = tokenizer(
                 texts[start : start + 512], padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids
-            features.append(encoder(ids.to(device)).last_hidden_state.half())
+            features.append(encoder(ids).last_hidden_state.half())
     return torch.cat(features).clone(), rows + 1
 
 
@@ -83,13 +83,12 @@ def read_another_text(model: UNet2DConditionModel, before: torch.Tensor, after: 
     """
     old, new = before.flatten(0, 1), after.flatten(0, 1)
     width = new.shape[1]
-    moment = torch.zeros(width, width, dtype=torch.float64, device=new.device)
-    cross = moment.new_zeros(width, old.shape[1])
+    moment, cross = (torch.zeros(width, columns, dtype=torch.float64) for columns in (width, old.shape[1]))
     for some_old, some_new in zip(old.split(65_536), new.split(65_536), strict=True):
         moment += (some_new.float().mT @ some_new.float()).double()
         cross += (some_new.float().mT @ some_old.float()).double()
-    moment += RIDGE * moment.trace() / width * torch.eye(width).to(moment)
-    back = torch.linalg.solve(moment, cross).float().cpu()  # [e, d]: what `before` is, told from `after`
+    moment += RIDGE * moment.trace() / width * torch.eye(width, dtype=torch.float64)
+    back = torch.linalg.solve(moment, cross).float()  # [e, d]: what `before` is, told from `after`
     other = build(width)
     other.load_state_dict(
         {
@@ -104,7 +103,7 @@ def loss(
     model: UNet2DConditionModel, latents: torch.Tensor, features: torch.Tensor, alphas: torch.Tensor
 ) -> torch.Tensor:
     """Returns the velocity loss with min-SNR weighting (Hang et al. 2023, arXiv 2303.09556)."""
-    steps = torch.randint(len(alphas), (len(latents),), device=latents.device)
+    steps = torch.randint(len(alphas), (len(latents),))
     signal = alphas[steps][:, None, None, None]
     noise = torch.randn_like(latents)
     noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
@@ -126,7 +125,6 @@ def train(
     start_text: Path | None = None,
     batch: int = 40,
     peak_rate: float = 1e-3,
-    device: str = "cpu",
     seed: int = 4,
 ) -> None:
     """Trains for a span of time; saves the running average of the weights now and then, and at the end.
@@ -135,13 +133,13 @@ def train(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    features, rows = encode_captions(captions, text_folder, device)
+    features, rows = encode_captions(captions, text_folder)
     logger.info("%d distinct captions, %d latents", len(features) - 1, len(latents))
-    latents, alphas = latents.to(device), build_scheduler().alphas_cumprod.to(device)
+    alphas = build_scheduler().alphas_cumprod
     model = UNet2DConditionModel.from_pretrained(start) if start else build(features.shape[-1])
     if start_text:
-        model = read_another_text(model, encode_captions(captions, start_text, device)[0], features)
-    model.to(device).train()
+        model = read_another_text(model, encode_captions(captions, start_text)[0], features)
+    model.train()
     averaged = copy.deepcopy(model).eval()
     logger.info("%d parameters", sum(p.numel() for p in model.parameters()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_rate, betas=(0.9, 0.99), weight_decay=0.01)
