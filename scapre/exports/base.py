@@ -46,6 +46,8 @@ def edited_copy(
     with copying(copies) as wait_for_copies:
 
         def put_on(edit: Edit) -> Path:
+            if edits:
+                raise CheckpointError(f"expected one edit to put on {target}, found another; compute one edit of all")
             base = read_own_base(edit, info)
             with told_as_unwritable(target):
                 wait_for_copies()

@@ -96,6 +96,16 @@ def test_a_block_that_fails_leaves_nothing_and_fails_as_it_did(kind, given, out,
     assert not any(out.parent.iterdir())
 
 
+def test_edits_do_not_stack(kind, given, out) -> None:
+    def put_twice(edit: Edit) -> None:
+        put_on(edit)
+        put_on(edit)
+
+    with pytest.raises(CheckpointError, match="compute one edit of all"), WAYS[kind][0](given, out) as put_on:
+        put_twice(unlearn(given))
+    assert not any(out.parent.iterdir())
+
+
 def test_without_an_edit_there_is_no_copy(kind, given, out) -> None:
     with pytest.raises(CheckpointError, match="expected an edit to put on"), WAYS[kind][0](given, out):
         pass
