@@ -106,6 +106,8 @@ def run(arguments: list[str] | None = None) -> int:
         # it has no variable for that, and sets the level itself on import
         logging.getLogger("great_expectations.data_context.types.base").addFilter(_is_warning)
         result = typer.main.get_command(app).main(args=arguments, prog_name="scapre", standalone_mode=False)
+        if result == ExitCode.INTERRUPTED:  # typer has made an exit code of it
+            raise KeyboardInterrupt
         return int(result) if isinstance(result, int) else ExitCode.OK
     except _ClickException as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # the help is printed already

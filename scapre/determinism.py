@@ -40,6 +40,7 @@ def _full_precision() -> Generator[None]:
     """
     backends = [getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn)]
     before = [(held, held.fp32_precision) for held in backends if hasattr(held, "fp32_precision")]
+    inherited = getattr(torch.backends, "fp32_precision", None)
     try:
         allowed = torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -51,7 +52,7 @@ def _full_precision() -> Generator[None]:
         if allowed:
             torch.set_float32_matmul_precision(allowed)
         for held, precision in before:
-            held.fp32_precision = precision
+            held.fp32_precision = "none" if precision == inherited else precision
 
 
 @contextmanager

@@ -65,8 +65,8 @@ def refuse_unknown_words(encoder: PromptEncoder, concepts: Sequence[Concept], *,
         if not encoder.knows(name):
             raise InvalidConceptError(
                 f"{what} {name!r}: expected words that the tokenizers know, found some that one of them reads "
-                "like every other word it does not know, or as the start or end of a prompt, so that all of them would "
-                "change; write the name in letters it knows"
+                "like every other word it does not know, or as a mark of its own, so that all of them would change; "
+                "write the name in letters it knows"
             )
 
 
@@ -186,7 +186,7 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
         )
     if unknown := [name for name in passage.named if not encoder.knows(name)]:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
-        yield f"{len(unknown)} retained names ({shown}) hold words that a tokenizer reads all alike, as unknown"
+        yield f"{len(unknown)} retained names ({shown}) hold words that a tokenizer reads all alike, unknown or marks"
     retained = (prompt for prompts in passage.retained.values() for prompt in prompts)
     if cut := [prompt for prompt in retained if encoder[prompt].is_full]:
         yield f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}"

@@ -134,9 +134,12 @@ class TextStack:
     def knows(self, text: str) -> bool:
         """Returns whether the tokenizer reads all of `text` as words: not as its token for whatever it does not know.
 
-        Neither are a start or end of a prompt words, which a text may hold as they are written ("</s>").
+        Neither are its marks words, which a text may hold as they are written ("</s>"); but for the word "!", with
+        which some tokenizers pad.
         """
         marks = {getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("unk", "bos", "eos")}
+        if str(getattr(self.tokenizer, "pad_token", None)).startswith(("<", "[")):
+            marks.add(getattr(self.tokenizer, "pad_token_id", None))
         with _TOKENIZING:
             return marks.isdisjoint(self._tokenizer()(self._written(text), add_special_tokens=False).input_ids)
 

@@ -33,7 +33,7 @@ from scapre.responses import ResponseMoments, root_ratio
 from scapre.vocabulary import proposable_names
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
-"""Kinds of devices."""
+"""Kinds of devices whose numbers have at most 32 bits."""
 MUCH_LEFT = 0.7
 """Residual response from which a target is reported as a warning; 0.2 to 0.6 is usual."""
 

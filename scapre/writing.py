@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from scapre.errors import CheckpointError
@@ -25,7 +26,8 @@ def new_folder(target: Path, *, overwrite: bool) -> Generator[Path]:
     Raises:
         CheckpointError: `target` is there already, or cannot be written; nothing is left behind.
     """
-    with told_as_unwritable(target), begun_folder(target, overwrite=overwrite) as building:
+    check = partial(refuse_existing, target, overwrite=overwrite)
+    with told_as_unwritable(target), begun_folder(target, check) as building:
         yield building
 
 
@@ -36,53 +38,70 @@ def new_file(target: Path, *, overwrite: bool) -> Generator[Path]:
     Raises:
         CheckpointError: `target` is there already, or cannot be written; nothing is left behind.
     """
-    with told_as_unwritable(target), begun_file(target, overwrite=overwrite) as building:
+    check = partial(refuse_existing, target, overwrite=overwrite)
+    with told_as_unwritable(target), begun_file(target, check) as building:
         yield building
 
 
 @contextlib.contextmanager
-def begun_folder(target: Path, *, overwrite: bool) -> Generator[Path]:
-    """As `new_folder`, for a block that does more than write: its errors are its own."""
-    refuse_existing(target, overwrite=overwrite)
-    building: Path | None = None
-    try:
+def begun_folder(target: Path, check: Callable[[], None]) -> Generator[Path]:
+    """As `new_folder`, for a block that does more than write: its errors are its own.
+
+    `check` raises unless `target` may be written; it is asked at the beginning, and before `target` is replaced.
+    """
+    check()
+    with _parents_made(target):
         with told_as_unwritable(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
             building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            building.chmod(0o755)
-        yield building
-        with told_as_unwritable(target):
-            refuse_existing(target, overwrite=overwrite)
-            _replace_folder(building, target)
-            flush(target.parent)
-    finally:
-        if building is not None and building.exists():
+        try:
+            with told_as_unwritable(target):
+                building.chmod(0o755)
+            yield building
+            check()
+            with told_as_unwritable(target):
+                _replace_folder(building, target)
+                flush(target.parent)
+        except CheckpointError as error:  # nobody knows the other name
+            raise type(error)(str(error).replace(str(building), str(target))) from error
+        finally:
             shutil.rmtree(building, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def begun_file(target: Path, *, overwrite: bool) -> Generator[Path]:
-    """As `new_file`, for a block that does more than write: its errors are its own."""
-    building: Path | None = None
-    try:
+def begun_file(target: Path, check: Callable[[], None]) -> Generator[Path]:
+    """As `new_file`, for a block that does more than write: its errors are its own; `check` as of `begun_folder`."""
+    if target.is_dir():
+        raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
+    check()
+    with _parents_made(target):
         with told_as_unwritable(target):
-            if target.is_dir():
-                raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
-            refuse_existing(target, overwrite=overwrite)
-            target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
             os.close(handle)
-            building = Path(name)
-        yield building
-        with told_as_unwritable(target):
-            building.chmod(0o644)
-            flush(building)
-            refuse_existing(target, overwrite=overwrite)
-            building.replace(target)
-            flush(target.parent)
-    finally:
-        if building is not None:
+        building = Path(name)
+        try:
+            yield building
+            check()
+            with told_as_unwritable(target):
+                building.chmod(0o644)
+                flush(building)
+                building.replace(target)
+                flush(target.parent)
+        finally:
             building.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _parents_made(target: Path) -> Generator[None]:
+    """Makes the folders above `target`, and takes away again those of them that are empty in the end."""
+    with told_as_unwritable(target):
+        missing = [folder for folder in target.parents if not folder.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the first that holds something ends it
+            for folder in missing:
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -119,30 +138,50 @@ def copy_through(source: Path, target: Path, given_up: threading.Event | None = 
 
     That takes about half of the time of one after the other, which is how it is done where the system knows no better.
     Once it is given up, the copy is left as it is.
+
+    Raises:
+        CheckpointError: the file was written to while it was copied.
+        OSError: it cannot be read, or the copy not be written.
     """
     given_up = given_up or threading.Event()
-    if given_up.is_set():
-        return
+    before = _last_written(source)
     try:
         _send_through(source, target, given_up)
     except (AttributeError, OSError):
         if target.exists() and target.stat().st_size:  # it knew how, and failed
             raise
-        shutil.copyfile(source, target)
+        _copy_plainly(source, target, given_up)
+    if given_up.is_set():
+        return
     flush(target)
+    if _last_written(source) != before:
+        raise CheckpointError(
+            f"expected {source} to stay as it is while it is copied, found it written to; start again when nobody does"
+        )
+
+
+def _last_written(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _send_through(source: Path, target: Path, given_up: threading.Event) -> None:
     with source.open("rb") as reader, target.open("wb") as writer, ThreadPoolExecutor(1) as pool:
         sent, written = 0, []
-        while count := os.sendfile(writer.fileno(), reader.fileno(), sent, PIECE_BYTES):
+        while not given_up.is_set() and (count := os.sendfile(writer.fileno(), reader.fileno(), sent, PIECE_BYTES)):
             sent += count
+            written.append(pool.submit(os.fdatasync, writer.fileno()))
+        for piece in written:
             if given_up.is_set():
                 pool.shutdown(cancel_futures=True)
                 return
-            written.append(pool.submit(os.fdatasync, writer.fileno()))
-        for piece in written:
             piece.result()
+
+
+def _copy_plainly(source: Path, target: Path, given_up: threading.Event) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while not given_up.is_set() and (piece := reader.read(PIECE_BYTES)):
+            writer.write(piece)
 
 
 def flush(path: Path) -> None:
@@ -191,6 +230,6 @@ def _replace_folder(building: Path, target: Path) -> None:
         target.rename(retired)
         building.rename(target)
     finally:
-        if not target.exists():
+        if retired.exists() and not target.exists():
             retired.rename(target)
         shutil.rmtree(retired.parent, ignore_errors=True)

@@ -1,6 +1,8 @@
 """`scapre unlearn`, `scapre dials` and `scapre settings`: the engine alone, and what can be set."""
 
+import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,15 +63,17 @@ def unlearn(
     import scapre
     from infra.settings import load_settings
     from scapre.methods import find_method
-    from scapre.writing import begun_folder, check_writable
+    from scapre.writing import begun_folder, check_writable, refuse_existing
 
     targets = _concepts([*(concept or []), *_lines(concepts_file)], kind, aliases=alias or [], anchors=anchor or [])
     retained = [*(retain or []), *_lines(retain_file)]
     if out is None and not dry_run:
         raise BadRequestError("expected a new folder to write to, found none; give --out DIR, or --dry-run")
-    if out is not None and out.exists():
+    if out is not None and os.path.lexists(out):
         raise BadRequestError(f"expected a new folder, found {out}, which exists; choose another or remove it")
     if out is not None and not dry_run:
+        if out.resolve().is_relative_to(checkpoint.resolve()):
+            raise BadRequestError(f"expected a place outside of the checkpoint, found {out}; choose another")
         check_writable(out)
     info = scapre.inspect_checkpoint(checkpoint)
     if not checkpoint.is_file():
@@ -87,10 +91,11 @@ def unlearn(
         _show_preflight(found, targets)
         typer.echo("dry run: nothing was solved and no model was written")
         return ExitCode.OK
+    check = partial(refuse_existing, out, overwrite=False)
     name, copied = (
         ("checkpoint.safetensors", scapre.rewriting) if checkpoint.is_file() else ("checkpoint", scapre.merging)
     )
-    with begun_folder(out, overwrite=False) as building, copied(checkpoint, building / name) as put_on:
+    with begun_folder(out, check) as building, copied(checkpoint, building / name) as put_on:
         with progress_bar("reading text", people(), after=QUIET_SECONDS) as on_progress:
             edit = scapre.unlearn(
                 base, targets, retain=retained, method=method, cache=cache, on_progress=on_progress, **dials

@@ -1,8 +1,11 @@
 """What every export begins with: the checkpoint is the base of the edit, or nothing happens."""
 
 import contextlib
+import os
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from scapre.architectures import BaseWeights
 from scapre.architectures.base import tensor_digests
@@ -17,7 +20,16 @@ WEIGHT_FILE = ".safetensors"
 
 
 def source_of(checkpoint: Path | str | SingleFile) -> Path:
-    """Returns the real place of a checkpoint; an export needs no tokenizer."""
+    """Returns the real place of a checkpoint; an export needs no tokenizer.
+
+    Raises:
+        CheckpointError: it is no place.
+    """
+    if not isinstance(checkpoint, (str, os.PathLike, SingleFile)):
+        raise CheckpointError(
+            f"expected a checkpoint on disk, found {type(checkpoint).__name__}; edit.apply puts an edit on a loaded "
+            "pipeline"
+        )
     return (checkpoint.path if isinstance(checkpoint, SingleFile) else Path(checkpoint)).resolve()
 
 
@@ -48,10 +60,18 @@ def edited_copy(
         def put_on(edit: Edit) -> Path:
             if edits:
                 raise CheckpointError(f"expected one edit to put on {target}, found another; compute one edit of all")
+            if not isinstance(edit, Edit):
+                raise CheckpointError(
+                    f"expected an edit to put on {target}, found {type(edit).__name__}; scapre.Edit.load reads one"
+                )
             base = read_own_base(edit, info)
             with told_as_unwritable(target):
                 wait_for_copies()
-                _change(info, building, edit, base)
+                _check_copied(info, building, base)
+                for original in sorted({info.files[name] for name in changed_names(edit)}):
+                    own = [name for name in changed_names(edit) if info.files[name] == original]
+                    changes = {info.stored_names[name]: edit.changes[name] for name in own}
+                    flip_bits(building / original.relative_to(info.path), changes)
             edits.append(edit)
             return target
 
@@ -60,18 +80,19 @@ def edited_copy(
         raise CheckpointError(f"expected an edit to put on {target}, found none; nothing was written")
 
 
-def _change(info: CheckpointInfo, building: Path, edit: Edit, base: BaseWeights) -> None:
-    changed = changed_names(edit)
-    for original in sorted({info.files[name] for name in changed}):
-        own = {info.stored_names[name]: name for name in changed if info.files[name] == original}
-        copy = building / original.relative_to(info.path)
-        read = {stored: base.tensor_digests[name] for stored, name in own.items()}
-        if tensor_digests(read_tensors(copy, read)) != read:
+def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights) -> None:
+    """Checks that the copy holds the projections that were read as the base."""
+    for original in sorted(set(info.files.values())):
+        own = {info.stored_names[name]: name for name, file in info.files.items() if file == original}
+        try:
+            found = tensor_digests(read_tensors(building / original.relative_to(info.path), own))
+        except SafetensorError:
+            found = {}
+        if found != {stored: base.tensor_digests[name] for stored, name in own.items()}:
             raise CheckpointError(
-                f"expected a copy of {original} as it was read, found other numbers: it was written to meanwhile; "
+                f"expected a copy of {original} as it was read, found another: it was written to meanwhile; "
                 "start again when nobody does"
             )
-        flip_bits(copy, {stored: edit.changes[name] for stored, name in own.items()})
 
 
 def changed_names(edit: Edit) -> list[str]:

@@ -10,6 +10,7 @@ Guarantees:
 import contextlib
 import os
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
@@ -55,10 +56,11 @@ def merging(
             while it was copied, or no edit was put on.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
-    check_place(source, target, overwrite=overwrite, for_folder=True)
+    check = partial(check_place, source, target, overwrite=overwrite, for_folder=True)
+    check()
     info = inspect_checkpoint(source)
     check_mergeable(info)
-    with begun_folder(target, overwrite=overwrite) as building:
+    with begun_folder(target, check) as building:
         with told_as_unwritable(target):
             copies = _lay_out(info, building)
         with edited_copy(info, building, target, copies) as put_on:
@@ -95,14 +97,20 @@ def _lay_out(info: CheckpointInfo, building: Path) -> dict[Path, Path]:
         if original.is_dir():
             copy.mkdir(parents=True, exist_ok=True)
             continue
+        if not original.is_file():
+            raise CheckpointError(
+                f"expected files and folders, found {original}, which is neither, or a link that leads nowhere; "
+                "remove it, or fetch what it leads to"
+            )
         copy.parent.mkdir(parents=True, exist_ok=True)
         # configurations are small, and people change them in place
-        if original in changing or original.suffix not in WEIGHT_SUFFIXES or not _is_linked(original.resolve(), copy):
+        if original in changing or original.suffix not in WEIGHT_SUFFIXES or not _link(original.resolve(), copy):
             copies[copy] = original
     return copies
 
 
-def _is_linked(original: Path, copy: Path) -> bool:
+def _link(original: Path, copy: Path) -> bool:
+    """Returns whether the file could be linked."""
     try:
         os.link(original, copy)
     except OSError:  # another device, or a file system without links

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,14 @@ def rewriting(
         BaseMismatchError, UnsupportedArchitectureError, CheckpointError: as `export_single_file`, and `merging`.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
+    if source.is_dir():
+        raise CheckpointError(
+            f"expected a single file, found the folder {source}; copy it by scapre.merging, or make a single file of "
+            "it by scapre.export_single_file"
+        )
     info = _inspected(source, target, overwrite=overwrite)
     with (
-        begun_file(target, overwrite=overwrite) as building,
+        begun_file(target, partial(check_place, source, target, overwrite=overwrite, for_folder=False)) as building,
         edited_copy(info, building, target, {building: source}) as put_on,
     ):
         yield put_on

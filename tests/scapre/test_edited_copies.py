@@ -1,6 +1,7 @@
 """A copy begun before there is an edit: whole and edited in the end, or nothing, whatever happens in between."""
 
 import errno
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_pipelines import build
 
 import scapre
@@ -93,7 +95,7 @@ def test_a_block_that_fails_leaves_nothing_and_fails_as_it_did(kind, given, out,
     with pytest.raises(type(error)) as failed, WAYS[kind][0](given, out) as put_on:
         fail(unlearn(given))
     assert failed.value is error
-    assert not any(out.parent.iterdir())
+    assert not out.parent.exists()
 
 
 def test_edits_do_not_stack(kind, given, out) -> None:
@@ -103,13 +105,13 @@ def test_edits_do_not_stack(kind, given, out) -> None:
 
     with pytest.raises(CheckpointError, match="compute one edit of all"), WAYS[kind][0](given, out) as put_on:
         put_twice(unlearn(given))
-    assert not any(out.parent.iterdir())
+    assert not out.parent.exists()
 
 
 def test_without_an_edit_there_is_no_copy(kind, given, out) -> None:
     with pytest.raises(CheckpointError, match="expected an edit to put on"), WAYS[kind][0](given, out):
         pass
-    assert not any(out.parent.iterdir())
+    assert not out.parent.exists()
 
 
 def test_a_block_that_fails_gives_up_what_is_not_copied_yet(kind, base, given, out, monkeypatch) -> None:
@@ -127,7 +129,7 @@ def test_a_block_that_fails_gives_up_what_is_not_copied_yet(kind, base, given, o
         raise ZeroDivisionError
     assert not done
     written.set()
-    assert not any(out.parent.iterdir())
+    assert not out.parent.exists()
 
 
 def test_a_disk_that_is_full_is_told_when_the_edit_is_put_on(kind, given, out, monkeypatch) -> None:
@@ -141,7 +143,105 @@ def test_a_disk_that_is_full_is_told_when_the_edit_is_put_on(kind, given, out, m
         WAYS[kind][0](given, out) as put_on,
     ):
         put_on(edit)
-    assert not any(out.parent.iterdir())
+    assert not out.parent.exists()
+
+
+def test_refused_edits_leave_no_folders(kind, given, tmp_path, out) -> None:
+    deep = out.parent / "a" / "b" / out.name
+    with pytest.raises(CheckpointError, match="expected an edit"), WAYS[kind][0](given, deep):
+        pass
+    assert not out.parent.exists()
+    out.parent.mkdir()
+    (out.parent / "a").mkdir()
+    with pytest.raises(CheckpointError, match="expected an edit"), WAYS[kind][0](given, deep):
+        pass
+    assert [place.name for place in out.parent.rglob("*")] == ["a"]  # what was there stays
+
+
+def test_what_came_meanwhile_is_not_replaced(kind, given, out) -> None:
+    def work(edit: Edit) -> None:
+        if kind == "folder":
+            out.mkdir()
+            (out / "thesis.tex").write_text("years of work", encoding="utf-8")
+        else:
+            out.mkdir(parents=True)
+        put_on(edit)
+
+    with (
+        pytest.raises(CheckpointError, match="holds something else" if kind == "folder" else "Is a directory"),
+        WAYS[kind][0](given, out, overwrite=True) as put_on,
+    ):
+        work(unlearn(given))
+    assert [place.name for place in out.parent.rglob("*")] == [out.name, *(["thesis.tex"] if kind == "folder" else [])]
+
+
+@pytest.mark.parametrize("wrong", ["edit.safetensors", None])
+def test_what_is_no_edit_is_refused(kind, given, out, wrong) -> None:
+    with pytest.raises(CheckpointError, match=r"found \w+; scapre\.Edit\.load"), WAYS[kind][0](given, out) as put_on:
+        put_on(wrong)
+
+
+def test_what_is_no_place_is_refused(kind, out) -> None:
+    with pytest.raises(CheckpointError, match=r"found StableDiffusionPipeline; edit\.apply"):
+        WAYS[kind][1](None, build("stable-diffusion-1"), out)
+
+
+def test_a_folder_is_not_rewritten(tmp_path: Path) -> None:
+    build("stable-diffusion-1").save_pretrained(tmp_path / "base")
+    with (
+        pytest.raises(CheckpointError, match=r"expected a single file, found the folder .*scapre\.merging"),
+        scapre.rewriting(tmp_path / "base", tmp_path / "out.safetensors"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("odd", ["pipe", "link"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, odd: str) -> None:
+    base = tmp_path / "base"
+    build("stable-diffusion-1").save_pretrained(base)
+    os.mkfifo(base / "odd") if odd == "pipe" else (base / "odd").symlink_to(tmp_path / "gone")
+    with (
+        pytest.raises(CheckpointError, match=r"found .*odd, which is neither, or a link that leads nowhere"),
+        scapre.merging(base, tmp_path / "new" / "out"),
+    ):
+        pass
+    assert [place.name for place in tmp_path.iterdir()] == ["base"]
+
+
+def _cut(copy: Path) -> None:
+    copy.write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
+
+
+def _empty(copy: Path) -> None:
+    copy.write_bytes(b"")
+
+
+def _other_tensors(copy: Path) -> None:
+    save_file({"other": torch.zeros(1)}, copy)
+
+
+def _nothing(copy: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _other_tensors, _nothing])
+@pytest.mark.parametrize("concepts", [["cat"], []], ids=["an edit", "one of nothing"])
+def test_a_copy_of_a_file_half_written_is_refused(kind, base, given, out, monkeypatch, damage, concepts) -> None:
+    own, file = writing.copy_through, weights_of(base)
+    edit = scapre.unlearn(given, concepts, vocabulary=0)
+
+    def damaged(source: Path, target: Path, *rest) -> None:
+        own(source, target, *rest)
+        if source.samefile(file):
+            damage(target)
+
+    monkeypatch.setattr(writing, "copy_through", damaged)
+    refusal = (
+        nullcontext() if damage is _nothing else pytest.raises(CheckpointError, match="it was written to meanwhile")
+    )
+    with refusal, WAYS[kind][0](given, out) as put_on:
+        put_on(edit)
+    assert out.exists() == (damage is _nothing)
 
 
 @pytest.mark.parametrize("is_changed", [True, False])

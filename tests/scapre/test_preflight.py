@@ -135,21 +135,29 @@ def test_words_that_the_tokenizer_reads_like_all_it_does_not_know_are_refused(fa
         with pytest.raises(InvalidConceptError, match="like every other word it does not know"):
             preflight(pipeline, concept)
     assert "1 retained names ('\u72d7')" in " ".join(preflight(pipeline, cat, retain=("horse", "\u72d7")).warnings)
-    assert "as unknown" not in " ".join(preflight(pipeline, cat).warnings)  # what it knows
+    assert "all alike" not in " ".join(preflight(pipeline, cat).warnings)  # what it knows
     with pytest.raises(InvalidConceptError, match="anchor '\u72d7': expected words"):
         preflight(pipeline, Concept("cat"), anchor="\u72d7")
 
 
 @pytest.mark.parametrize(
     ("family", "mark"),
-    [("stable-diffusion-1", "<|startoftext|>"), ("flux", "</s>"), ("sana", "<bos>"), ("sana", "<eos>")],
+    [
+        ("stable-diffusion-1", "<|startoftext|>"),
+        *[("flux", "</s>"), ("pixart-sigma", "<pad>")],
+        *[("sana", "<bos>"), ("sana", "<eos>")],
+    ],
 )
-def test_the_start_or_end_of_a_prompt_is_no_name(family: str, mark: str) -> None:
+def test_a_mark_of_the_tokenizer_is_no_name(family: str, mark: str) -> None:
     pipeline = build(family)
     for concept in (Concept(mark, anchor="dog"), Concept(f"cat {mark}"), Concept("cat", anchor=mark)):
-        with pytest.raises(InvalidConceptError, match="as the start or end of a prompt"):
+        with pytest.raises(InvalidConceptError, match="as a mark of its own"):
             preflight(pipeline, concept)
-    preflight(pipeline, Concept("cat"))  # the control
+    assert "'<|startoftext|>'" not in " ".join(preflight(pipeline, Concept("cat")).warnings)  # the control
+
+
+def test_a_word_that_a_tokenizer_pads_with_is_a_name_as_any_other() -> None:
+    assert not any("all alike" in w for w in preflight(build("stable-diffusion-2"), Concept("cat !")).warnings)
 
 
 def test_words_are_refused_before_anything_is_encoded() -> None:

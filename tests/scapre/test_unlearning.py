@@ -8,7 +8,6 @@ import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -151,6 +150,10 @@ def allow_for_each() -> None:
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
 
+def allow_everywhere() -> None:
+    torch.backends.fp32_precision = "tf32"
+
+
 def allowed() -> list[str]:
     """Returns what torch tells of products in float32: for all, on CUDA, on the CPU."""
     try:
@@ -160,7 +163,7 @@ def allowed() -> list[str]:
     return [told, torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
 
 
-@pytest.mark.parametrize("allow", [allow_for_all, allow_by_the_old_flag, allow_for_each])
+@pytest.mark.parametrize("allow", [allow_for_all, allow_by_the_old_flag, allow_for_each, allow_everywhere])
 def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeline, allow: Callable[[], None]) -> None:
     pipeline, seen = make_pipeline(dtype=torch.float32), []
     digest = unlearn(pipeline).digest
@@ -173,16 +176,21 @@ def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeli
         assert unlearn(pipeline).digest == digest
         assert allowed() == asked
         assert {*map(tuple, seen)} == {("highest", "ieee", "ieee")}
+        if allow is allow_everywhere:
+            torch.backends.fp32_precision = "none"
+            assert allowed() == strict  # what is inherited still is
     finally:
+        torch.backends.fp32_precision = "none"
         torch.set_float32_matmul_precision("highest")
         torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = strict[1:]
 
 
-@pytest.mark.parametrize("kind", ["mps", "cpu", "cuda"])
-def test_a_device_without_float64_is_refused_with_a_way_out(kind: str) -> None:
-    refusal = pytest.raises(UnsupportedArchitectureError, match=r"has float64.*found 'unet\.x' on mps; .*to\('cpu'\)")
-    with refusal if kind == "mps" else nullcontext():
-        unlearning.check_device("unet.x", torch.device(kind))
+@pytest.mark.parametrize("ask", [scapre.unlearn, scapre.preflight])
+def test_a_device_without_float64_is_refused_with_a_way_out(pipeline, monkeypatch, ask) -> None:
+    ask(pipeline, [CAT], RETAIN, vocabulary=0)  # the control
+    monkeypatch.setattr(unlearning, "WITHOUT_FLOAT64", {"cpu"})
+    with pytest.raises(UnsupportedArchitectureError, match=r"has float64.*found '.*' on cpu; .*to\('cpu'\)"):
+        ask(pipeline, [CAT], RETAIN, vocabulary=0)
 
 
 def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:

@@ -2,7 +2,8 @@
 
 import errno
 import os
-import shutil
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,6 @@ def test_a_system_that_cannot_copies_first_and_writes_then(source: Path, tmp_pat
     def only_to_sockets(*_: object) -> int:
         raise OSError(errno.ENOTSOCK, "not a socket")
 
-    monkeypatch.setattr(shutil, "_USE_CP_SENDFILE", False)  # as it finds out by itself on such a system
     monkeypatch.setattr(os, "sendfile", only_to_sockets)
     if not is_known:
         monkeypatch.delattr(os, "sendfile")
@@ -58,6 +58,46 @@ def test_a_disk_that_fails_later_is_an_error(source: Path, tmp_path: Path, monke
     monkeypatch.setattr(writing.os, "fdatasync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         copy_through(source, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("is_written_to", [True, False])
+def test_a_source_that_is_written_to_meanwhile_is_an_error(source: Path, tmp_path: Path, monkeypatch, is_written_to):
+    own = writing.flush
+
+    def touched(target: Path) -> None:
+        own(target)
+        if is_written_to:
+            os.utime(source, ns=(0, 0))
+
+    monkeypatch.setattr(writing, "flush", touched)
+    refusal = pytest.raises(CheckpointError, match="found it written to") if is_written_to else nullcontext()
+    with refusal:
+        copy_through(source, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_copy_that_is_given_up_ends(source: Path, tmp_path: Path, monkeypatch, is_known: bool) -> None:
+    given_up = threading.Event()
+    given_up.set()
+    if not is_known:
+        monkeypatch.delattr(os, "sendfile")
+    copy_through(source, tmp_path / "copy", given_up)
+    assert not (tmp_path / "copy").read_bytes()
+
+
+def test_who_comes_second_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
+    target, own = tmp_path / "out", Path.rename
+    target.mkdir()
+
+    def taken(place: Path, new: Path) -> Path:
+        if place == target:
+            own(target, tmp_path / "elsewhere")  # somebody else has begun to replace it
+        return own(place, new)
+
+    monkeypatch.setattr(Path, "rename", taken)
+    with pytest.raises(CheckpointError, match="could not write"), writing.new_folder(target, overwrite=True):
+        pass
+    assert [place.name for place in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_a_source_that_is_missing_is_an_error(tmp_path: Path) -> None:
