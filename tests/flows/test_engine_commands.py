@@ -1,6 +1,8 @@
 """`scapre unlearn` and `scapre export` on the reference model: what is written, what is refused."""
 
+import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -184,6 +186,45 @@ def test_lists_of_names_may_be_indented_commented_and_marked_as_unicode(tmp_path
     assert run(given) == ExitCode.OK
     assert "2 named" in (told := capsys.readouterr().out)
     assert "great cats" not in told
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "message"),
+    [
+        (["--concept", "tiger"], "model/new/out", "outside of the checkpoint, found .*model/new/out;"),
+        (["--concept", "<|endoftext|>"], "a/b/out", "words that the tokenizers know"),
+        (["--concept", "tiger"], "link", "expected a new folder, found .*link, which exists"),
+    ],
+)
+def test_unlearn_that_is_refused_leaves_no_folder_behind(tmp_path: Path, capsys, options, place, message) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(["unlearn", str(model), *options, *QUICK, "--out", str(tmp_path / place)]) == ExitCode.BAD_INPUT
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_told_with_the_place_that_was_given(tmp_path: Path, capsys, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("scapre.writing.copy_through", full)
+    out = tmp_path / "new" / "out"
+    assert run(["unlearn", MODEL, "--concept", "tiger", *QUICK, "--out", str(out)]) == ExitCode.INFRASTRUCTURE
+    assert f"could not write {out}/checkpoint: [Errno 28]" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupted_command_says_so(tmp_path: Path, capsys, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scapre, "unlearn", interrupted, raising=False)
+    out = str(tmp_path / "out")
+    assert run(["unlearn", MODEL, "--concept", "tiger", *QUICK, "--out", out]) == ExitCode.INTERRUPTED
+    assert "scapre: interrupted; run the same command again" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_dials_are_explained(capsys) -> None:
