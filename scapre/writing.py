@@ -61,8 +61,10 @@ def begun_folder(target: Path, check: Callable[[], None]) -> Generator[Path]:
             with told_as_unwritable(target):
                 _replace_folder(building, target)
                 flush(target.parent)
-        except CheckpointError as error:  # nobody knows the other name
-            raise type(error)(str(error).replace(str(building), str(target))) from error
+        except CheckpointError as error:
+            if str(building) not in str(error):
+                raise
+            raise CheckpointError(str(error).replace(str(building), str(target))) from error  # the name that is known
         finally:
             shutil.rmtree(building, ignore_errors=True)
 

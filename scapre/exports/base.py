@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -68,9 +68,8 @@ def edited_copy(
             with told_as_unwritable(target):
                 wait_for_copies()
                 _check_copied(info, building, base)
-                for original in sorted({info.files[name] for name in changed_names(edit)}):
-                    own = [name for name in changed_names(edit) if info.files[name] == original]
-                    changes = {info.stored_names[name]: edit.changes[name] for name in own}
+                for original, own in _by_file(info, changed_names(edit)).items():
+                    changes = {stored: edit.changes[name] for stored, name in own.items()}
                     flip_bits(building / original.relative_to(info.path), changes)
             edits.append(edit)
             return target
@@ -82,8 +81,7 @@ def edited_copy(
 
 def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights) -> None:
     """Checks that the copy holds the projections that were read as the base."""
-    for original in sorted(set(info.files.values())):
-        own = {info.stored_names[name]: name for name, file in info.files.items() if file == original}
+    for original, own in _by_file(info, info.files).items():
         try:
             found = tensor_digests(read_tensors(building / original.relative_to(info.path), own))
         except SafetensorError:
@@ -93,6 +91,14 @@ def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights) -> No
                 f"expected a copy of {original} as it was read, found another: it was written to meanwhile; "
                 "start again when nobody does"
             )
+
+
+def _by_file(info: CheckpointInfo, names: Iterable[str]) -> dict[Path, dict[str, str]]:
+    """Returns of each file the projections in it, by their names there."""
+    held: dict[Path, dict[str, str]] = {}
+    for name in names:
+        held.setdefault(info.files[name], {})[info.stored_names[name]] = name
+    return held
 
 
 def changed_names(edit: Edit) -> list[str]:
