@@ -51,11 +51,14 @@ class Preflight:
     warnings: tuple[str, ...]
 
 
-def refuse_unknown_words(encoder: PromptEncoder, concepts: Sequence[Concept], *, default_anchor: str) -> None:
+def refuse_unknown_words(
+    encoder: PromptEncoder, concepts: Sequence[Concept], named: Sequence[str], *, default_anchor: str
+) -> None:
     """Checks what was asked for before anything is encoded, which may take minutes; found anchors are always known.
 
     Raises:
-        InvalidConceptError: the tokenizer has no words for a target's name or for an anchor.
+        InvalidConceptError: the tokenizer has no words for a target's name or for an anchor, or a name stops after the
+            first of several vectors that textual inversion taught the tokenizer.
     """
     asked = [("target", name) for concept in concepts for name in concept.names]
     asked += [("anchor", concept.anchor) for concept in concepts if concept.anchor is not None]
@@ -67,6 +70,11 @@ def refuse_unknown_words(encoder: PromptEncoder, concepts: Sequence[Concept], *,
                 f"{what} {name!r}: expected words that the tokenizers know, found some that one of them reads "
                 "like every other word it does not know, or as a mark of its own, so that all of them would change; "
                 "write the name in letters it knows"
+            )
+    for what, name in [*asked, *(("retained name", name) for name in named)]:
+        if (whole := encoder.spelled_out(name)) != " ".join(name.split()):
+            raise InvalidConceptError(
+                f"{what} {name!r}: expected all vectors of what textual inversion taught, found some; name it {whole!r}"
             )
 
 

@@ -169,6 +169,10 @@ class PromptEncoder:
         """Returns whether no tokenizer reads any of `name` as its one token for whatever it does not know."""
         return self._text.knows(name)
 
+    def spelled_out(self, name: str) -> str:
+        """Returns the name with all vectors of what a tokenizer was taught by textual inversion."""
+        return self._text.spelled_out(name)
+
 
 def _is_on_cpu(text: TextSource) -> bool:
     return all(parameter.device.type == "cpu" for module in text.modules.values() for parameter in module.parameters())

@@ -11,6 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -69,6 +70,10 @@ class TextSource(Protocol):
 
     def knows(self, text: str) -> bool:
         """Returns whether no tokenizer reads any of `text` as its one token for whatever it does not know."""
+        ...
+
+    def spelled_out(self, text: str) -> str:
+        """Returns `text` with all vectors of what a tokenizer was taught by textual inversion, as it is drawn."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
@@ -142,6 +147,19 @@ class TextStack:
             marks.add(getattr(self.tokenizer, "pad_token_id", None))
         with _TOKENIZING:
             return marks.isdisjoint(self._tokenizer()(self._written(text), add_special_tokens=False).input_ids)
+
+    def spelled_out(self, text: str) -> str:
+        """Returns `text` with all vectors of what the tokenizer was taught by textual inversion, as it is drawn.
+
+        A word of several vectors is a token, and the same with _1, _2 and so on, which diffusers puts behind the first.
+        """
+        taught = getattr(self.tokenizer, "added_tokens_encoder", {})
+        for first in taught:
+            others = list(takewhile(taught.__contains__, (f"{first}_{place}" for place in count(1))))
+            if others and first in text.split():
+                words = (word for word in text.split() if word not in others)
+                text = " ".join(" ".join([word, *others]) if word == first else word for word in words)
+        return text
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""
@@ -262,6 +280,12 @@ class _Joined(ABC):
         """Returns whether every tokenizer knows all of `text`."""
         return all(source.knows(text) for source in self.sources)
 
+    def spelled_out(self, text: str) -> str:
+        """Returns `text` with all vectors of what any tokenizer was taught."""
+        for source in self.sources:
+            text = source.spelled_out(text)
+        return text
+
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""
         return [self._joined(parts) for parts in zip(*(source.encode(prompts) for source in self.sources), strict=True)]
@@ -366,6 +390,10 @@ class Projected:
     def knows(self, text: str) -> bool:
         """Returns whether every tokenizer knows all of `text`."""
         return self.source.knows(text)
+
+    def spelled_out(self, text: str) -> str:
+        """Returns `text` with all vectors of what any tokenizer was taught."""
+        return self.source.spelled_out(text)
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt as the projections read them."""

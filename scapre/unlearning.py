@@ -196,7 +196,7 @@ class _Order:
         return reading_of(self.dials)
 
     def read(self, encoder: PromptEncoder) -> tuple[Passage, Preflight]:
-        refuse_unknown_words(encoder, self.concepts, default_anchor=self.reading.anchor)
+        refuse_unknown_words(encoder, self.concepts, self.named, default_anchor=self.reading.anchor)
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         return passage, examine(encoder, passage, self.reading)

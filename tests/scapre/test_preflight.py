@@ -160,6 +160,28 @@ def test_a_word_that_a_tokenizer_pads_with_is_a_name_as_any_other() -> None:
     assert not any("all alike" in w for w in preflight(build("stable-diffusion-2"), Concept("cat !")).warnings)
 
 
+@pytest.mark.parametrize("family", ["stable-diffusion-1", "stable-diffusion-xl"])
+def test_a_word_of_several_vectors_is_named_with_all_of_them(family: str) -> None:
+    pipeline, whole = build(family), "<toy> <toy>_1 <toy>_2"
+    for name, encoder in pipeline.components.items():
+        if name.startswith("text_encoder"):
+            parts = {"text_encoder": encoder, "tokenizer": getattr(pipeline, name.replace("text_encoder", "tokenizer"))}
+            vectors = torch.ones(3, encoder.config.hidden_size).double()
+            pipeline.load_textual_inversion(vectors, token="<toy>", **parts)
+            pipeline.load_textual_inversion(vectors[:1], token="<one>", **parts)
+    assert pipeline.maybe_convert_prompt("a <toy>", pipeline.tokenizer) == f"a {whole}"  # what is drawn
+    refusal = rf"all vectors of what textual inversion taught, found some; name it '(red )?{whole}'"
+    for part in ("<toy>", "red <toy>", "<toy> <toy>_1"):
+        for concept in (Concept(part, anchor="dog"), Concept("cat", aliases=(part,)), Concept("cat", anchor=part)):
+            with pytest.raises(InvalidConceptError, match=refusal):
+                preflight(pipeline, concept)
+    with pytest.raises(InvalidConceptError, match=f"retained name '<toy>': .*{refusal}"):
+        preflight(pipeline, Concept("cat"), retain=("<toy>",))
+    for complete in (whole, "<one>"):
+        edit = scapre.unlearn(pipeline, [Concept(complete, anchor="dog")], ["horse"], vocabulary=0)
+        assert edit.diagnostics["residual_response"][complete] < 0.9
+
+
 def test_words_are_refused_before_anything_is_encoded() -> None:
     pipeline, read = build("pixart-sigma"), []
     pipeline.text_encoder.register_forward_hook(lambda *_: read.append(True))
