@@ -72,7 +72,7 @@ def refuse_unknown_words(
                 "write the name in letters it knows"
             )
     for what, name in [*asked, *(("retained name", name) for name in named)]:
-        if (whole := encoder.spelled_out(name)) != " ".join(name.split()):
+        if (whole := encoder.spelled_out(name)) != name:
             raise InvalidConceptError(
                 f"{what} {name!r}: expected all vectors of what textual inversion taught, found some; name it {whole!r}"
             )

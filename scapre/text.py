@@ -156,9 +156,10 @@ class TextStack:
         taught = getattr(self.tokenizer, "added_tokens_encoder", {})
         for first in taught:
             others = list(takewhile(taught.__contains__, (f"{first}_{place}" for place in count(1))))
-            if others and first in text.split():
+            whole = " ".join([first, *others])
+            if others and first in text.split() and whole not in text:
                 words = (word for word in text.split() if word not in others)
-                text = " ".join(" ".join([word, *others]) if word == first else word for word in words)
+                text = " ".join(whole if word == first else word for word in words)
         return text
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scapre.architectures.base import BaseModel
 from scapre.checkpoint import read_base
 from scapre.concepts import (
@@ -135,21 +133,12 @@ def preflight(
 def _read_base(pipeline_or_path: Any) -> BaseModel:
     base = read_base(pipeline_or_path)
     for name, held in {**base.text.tensors(), **base.weights.projections}.items():
-        check_device(name, held.device)
+        if held.device.type in WITHOUT_FLOAT64:
+            raise UnsupportedArchitectureError(
+                f"expected weights on a device that has float64, as cpu and cuda, found {name!r} on {held.device}; "
+                "compute the edit with the pipeline on the CPU (pipeline.to('cpu')), and move it back with the edit on"
+            )
     return base
-
-
-def check_device(name: str, device: torch.device) -> None:
-    """Checks that what is there can be computed with in float64.
-
-    Raises:
-        UnsupportedArchitectureError: it cannot.
-    """
-    if device.type in WITHOUT_FLOAT64:
-        raise UnsupportedArchitectureError(
-            f"expected weights on a device that has float64, as cpu and cuda, found {name!r} on {device}; compute the "
-            "edit with the pipeline on the CPU (pipeline.to('cpu')), and move it back with the edit on it"
-        )
 
 
 @contextlib.contextmanager
