@@ -1,4 +1,7 @@
-"""Geometry alignment, exact: pulls W Wᵀ towards W0 W0ᵀ without undoing erasure (ScaPre eq. 5 and 8–10).
+"""Geometry alignment, exact: pulls W Wᵀ towards W0 W0ᵀ (ScaPre eq. 5 and 8–10).
+
+A response that is 0 stays 0; one that is only small is a direction like any other, of which up to the share t of the
+base's response comes back.
 
 Legend: W* the weight to refine, W0 the base weight, β the strength, t = β/(1+β), R the polar factor of W0ᵀW*.
 """
@@ -23,9 +26,10 @@ def polar_isometry(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_
 def align_geometry(
     edited: Float[Tensor, "d_out d_in"], base: Float[Tensor, "d_out d_in"], *, strength: float
 ) -> Float[Tensor, "d_out d_in"]:
-    """Returns argmin_W ‖W − W*‖² + β Bures²(W Wᵀ, W0 W0ᵀ) = (1 − t) W* + t W0 R.
+    """Returns (1 − t) W* + t W0 R, which for W* of full rank is argmin_W ‖W − W*‖² + β Bures²(W Wᵀ, W0 W0ᵀ).
 
-    R ends in the row space of W*, so W* c = 0 gives W c = 0. No rows, or β = 0, returns `edited` itself.
+    Otherwise R acts on the row space of W* alone, at some cost to the minimum, so that W* c = 0 gives W c = 0. No rows,
+    or β = 0, returns `edited` itself.
     """
     if strength == 0.0 or not len(edited):
         return edited

@@ -152,11 +152,15 @@ def _is_good_guess(near: Near, own_words: AbstractSet[str], closest: float) -> b
 def _nearness(
     encoder: PromptEncoder, concepts: Sequence[Concept], candidates: Sequence[str]
 ) -> Float[Tensor, "targets candidates"]:
-    """Returns the cosine of each concept (its nearest name) and each candidate, the candidates' mean taken off."""
+    """Returns the cosine of each concept (its nearest name) and each candidate, the candidates' mean taken off.
+
+    Names that are one text to the encoder, as those that differ in case only, count once in the mean.
+    """
     if not (candidates and concepts):
-        return torch.zeros(len(concepts), len(candidates), dtype=torch.float64)
+        return torch.zeros(len(concepts), len(candidates), dtype=torch.float64, device="cpu")
     vectors = torch.stack([_name_vector(encoder, name) for name in candidates])
-    centre = vectors.mean(dim=0) if len(candidates) > 1 else torch.zeros_like(vectors[0])
+    distinct = {vector.numpy().tobytes(): vector for vector in vectors}
+    centre = torch.stack(list(distinct.values())).mean(dim=0) if len(distinct) > 1 else torch.zeros_like(vectors[0])
     units = torch.nn.functional.normalize(vectors - centre, dim=1)
     rows = []
     for concept in concepts:

@@ -79,7 +79,7 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     """
     most = usable_rank(targets, rank)
     width = len(regularizer.matrix)
-    # only which directions are chosen depends on the precision
+    # which directions are chosen depends on the precision, and γ to seven digits
     inverse = _inverse_factor(regularizer, precision(len(targets), rank=most, width=width))
     features = regularizer.matrix.new_zeros(len(targets), most, width)
     anchors, gains = torch.zeros_like(features), features.new_zeros(len(targets))

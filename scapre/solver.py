@@ -54,7 +54,8 @@ def factorize(matrix: Float[Tensor, "d_in d_in"]) -> Regularizer:
     symmetric = (matrix.double() + matrix.double().mT) / 2.0
     if not bool(torch.isfinite(symmetric).all()):
         raise SingularSystemError(
-            "expected finite text features, found NaN or infinity; check the text encoder's weights"
+            "expected finite numbers in the regularizer, found NaN or infinity; check the text encoder's weights, and "
+            "lower what multiplies them (ridge and strengths)"
         )
     eigenvalues = torch.linalg.eigvalsh(symmetric)
     smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
@@ -97,7 +98,7 @@ def shared_map(
     Raises:
         SingularSystemError: it is not finite.
     """
-    middle = _cholesky(add_ridge(_whitened(slots, regularizer), 1.0))
+    middle = cholesky(add_ridge(_whitened(slots, regularizer), 1.0))
     half = torch.linalg.solve_triangular(regularizer.factor, shift.double().mT, upper=False)
     solved = torch.cholesky_solve(half, middle)
     return finite(torch.linalg.solve_triangular(regularizer.factor.mT, solved, upper=True).mT)
@@ -106,7 +107,7 @@ def shared_map(
 def _whitened(slots: Float[Tensor, "d_in d_in"], regularizer: Regularizer) -> Float[Tensor, "d_in d_in"]:
     """Returns L⁻¹ S L⁻ᵀ."""
     half = torch.linalg.solve_triangular(regularizer.factor, slots.double(), upper=False)
-    whitened = torch.linalg.solve_triangular(regularizer.factor, half.mT, upper=False)
+    whitened = finite(torch.linalg.solve_triangular(regularizer.factor, half.mT, upper=False))
     return (whitened + whitened.mT) / 2.0
 
 
@@ -128,7 +129,12 @@ def shifted_inverses(
 
     Shifts that lie close together share one factorization: with G = H + s̄ I, (G + δ I)⁻¹ = Σ_q (−δ)^q G^−(q+1), whose
     terms fall by |δ| / s̄ or faster; the sum runs to double precision.
+
+    Raises:
+        SingularSystemError: a shift is not positive.
     """
+    if not float(shifts.min()) > 0:
+        raise SingularSystemError("a row's system is not positive definite, as that of weights that are 0; raise ridge")
     middle = float((shifts.min() + shifts.max()) / 2.0)
     ratio = float((shifts - middle).abs().max()) / middle
     count = 1 if ratio == 0.0 else math.ceil(math.log(torch.finfo(torch.float64).eps) / math.log(ratio)) + 1
@@ -163,10 +169,15 @@ def thin_factors(
 
 
 def _inverse(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
-    return torch.cholesky_inverse(_cholesky(matrix))
+    return torch.cholesky_inverse(cholesky(matrix))
 
 
-def _cholesky(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+def cholesky(matrix: Float[Tensor, "d_in d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """Returns the lower triangular factor.
+
+    Raises:
+        SingularSystemError: the matrix is not positive definite.
+    """
     factor, failed_at = torch.linalg.cholesky_ex(matrix)
     if bool(failed_at):
         raise SingularSystemError("a system is not positive definite; raise ridge or lower erasure_strength")

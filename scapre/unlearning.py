@@ -32,6 +32,8 @@ from scapre.vocabulary import proposable_names
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Kinds of devices whose numbers have at most 32 bits."""
+FAR_FROM_REACH = 0.1
+"""Of the way to another name's answer, from which a target that missed `reach` is reported."""
 MUCH_LEFT = 0.7
 """Residual response from which a target is reported as a warning; 0.2 to 0.6 is usual."""
 
@@ -96,6 +98,7 @@ def unlearn(
         with clock.phase("measure"):
             measured = _diagnose(problem, solution)
         much_left = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
+        much_left += _warn_of_answers(solution.diagnostics.get("answers_gone", {}), order.dials.get("reach"))
         diagnostics = {
             **told,
             **measured,
@@ -215,6 +218,17 @@ def _warn_of_much_left(residual: Mapping[str, float]) -> list[str]:
     return [
         f"{len(much)} targets answer nearly as far from their anchors as before ({', '.join(much[:NAMES_SHOWN])}) "
         "and may still be drawn; look at pictures of them, name another anchor, or forget less at once"
+    ]
+
+
+def _warn_of_answers(gone: Mapping[str, float], reach: DialValue | None) -> list[str]:
+    missed = [f"{name} {share:.2f}" for name, share in gone.items() if abs(share - float(reach or 0)) > FAR_FROM_REACH]
+    if not missed:
+        return []
+    return [
+        f"{len(missed)} targets' answers went another part of their way than reach = {reach} "
+        f"({', '.join(missed[:NAMES_SHOWN])}), since no strength may follow it by more than six times; "
+        "change erasure_strength as well, or reach"
     ]
 
 

@@ -15,7 +15,7 @@ Guarantees:
 Unknown in the publication: how the subspaces are cut, how the two terms are scaled, and which P is meant where M says
 nothing, as where there is less text than directions. Chosen: a subspace holds `subspace_energy` of the responses'
 energy, at most `subspace_share` of W0's rank; e is the mean energy per direction; and of all P that do, the one that
-turns least, for which `LEAST_TURN` times the identity is added to M. Rounding would decide otherwise.
+turns least, for which `LEAST_TURN` times its norm is added to M's diagonal. Rounding would decide otherwise.
 """
 
 import math
@@ -40,8 +40,10 @@ from scapre.methods.base import (
 )
 from scapre.moments import Statistics
 
-LEAST_TURN = 1e-9
-"""Of the mean energy per direction."""
+LEAST_TURN = 1e-10
+"""Of M's norm."""
+ROUNDING = 1e-12
+"""Share of the energy that may be missing where all of it is asked for."""
 DIALS: Mapping[str, Dial] = {
     **PUBLISHED_READING_DIALS,
     "vocabulary": READING_DIALS["vocabulary"],
@@ -67,9 +69,9 @@ def leading_projector(
     moment: Float[Tensor, "d_out d_out"], *, energy: float, most: int
 ) -> Float[Tensor, "d_out d_out"]:
     """Returns the projector on the fewest, and at most `most`, eigenvectors that hold `energy` of the trace."""
-    eigenvalues, vectors = torch.linalg.eigh(moment)
+    eigenvalues, vectors = torch.linalg.eigh(solver.finite(moment))
     held = eigenvalues.clamp_min(0.0).flip(0).cumsum(dim=0)
-    needed = int((held < energy * held[-1]).sum()) + 1
+    needed = int((held < (energy - ROUNDING) * held[-1]).sum()) + 1 if held[-1] > 0 else 0
     leading = vectors.flip(1)[:, : min(needed, most)]
     return leading @ leading.mT
 
@@ -91,9 +93,11 @@ def rotation(
     leaving = leading_projector(inner @ targets @ inner.mT, energy=energy, most=most)
     allowed = leading_projector(inner @ anchors @ inner.mT, energy=energy, most=rank)
     unwanted = leaving - leaving @ allowed
+    if not unwanted.any():
+        return Rotation(basis, torch.zeros_like(kept), 1.0)
     scale = rank / torch.trace(kept).clamp_min(torch.finfo(kept.dtype).tiny)
-    wanted = scale * kept - float(dials["erasure_strength"]) * unwanted
-    left, sigma, right = torch.linalg.svd(solver.add_ridge(wanted, LEAST_TURN))
+    wanted = solver.finite(scale * kept - float(dials["erasure_strength"]) * unwanted)
+    left, sigma, right = torch.linalg.svd(solver.add_ridge(wanted / wanted.norm(), LEAST_TURN))
     return Rotation(basis, solver.add_ridge(left @ right, -1.0), float(sigma[0] / sigma[-1]))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scapre.methods.base import slot_moments
 from scapre.moments import NameEnds, Statistics
-from scapre.solver import Regularizer
+from scapre.solver import Regularizer, cholesky
 
 ROUNDS = 5
 WIDEST = 6.0
@@ -97,7 +97,7 @@ def _moved(
 ) -> Float[Tensor, "targets d_in"]:
     """Returns W0ᵀΔ e_k for every target."""
     slots, shift = slot_moments(statistics.weighted(strengths.tolist()))
-    factor = torch.linalg.cholesky(regularizer.matrix + slots)
+    factor = cholesky(regularizer.matrix + slots)
     return (base_moment @ (shift @ torch.cholesky_solve(statistics.ends.targets.mT, factor))).mT
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from scapre import solver
 from scapre.determinism import Stopwatch
+from scapre.errors import SingularSystemError
 from scapre.methods import uce
 from scapre.methods.base import Dial, Dials, Method, Problem, Solution, slot_batches, slot_moments
 from scapre.moments import Statistics
@@ -39,7 +40,10 @@ def attack_map(moments: ResponseMoments, ridge: float) -> Float[Tensor, "d_in d_
     """Returns the map c → c* = (WᵀW + ρ I)⁻¹ WᵀW0 c, with ρ = `ridge` times the mean eigenvalue of W0ᵀW0."""
     edited = moments.base + moments.cross + moments.cross.mT + moments.change
     penalty = ridge * float(torch.trace(moments.base)) / len(moments.base)
-    return torch.linalg.solve(solver.add_ridge(edited, penalty), moments.base + moments.cross.mT)
+    solved, failed_at = torch.linalg.solve_ex(solver.add_ridge(edited, penalty), moments.base + moments.cross.mT)
+    if bool(failed_at):
+        raise SingularSystemError("the attack's system is singular, as that of weights that are 0; raise attack_ridge")
+    return solver.finite(solved)
 
 
 def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:

@@ -118,7 +118,7 @@ def sampled_information(problem: Problem, dials: Dials) -> Float[Tensor, " rows"
     targets, highest = problem.statistics.targets, problem.base.new_zeros(len(problem.base))
     for _, batch in target_batches(targets):
         pairs = torch.stack([torch.stack([t.weights @ t.features, t.weights @ t.anchors]) for t in batch])
-        noise = torch.randn(len(batch), 2, count, pairs.shape[2], generator=source, dtype=torch.float64)
+        noise = torch.randn(len(batch), 2, count, pairs.shape[2], generator=source, dtype=torch.float64, device="cpu")
         samples = pairs.unsqueeze(2) + float(dials["noise"]) * noise.to(pairs)
         responses = (problem.base @ samples.flatten(0, 2).mT).unflatten(1, (len(batch), 2 * count))
         middle = responses.sort(dim=2).values[:, :, count - 1 : count + 1].mean(dim=2, keepdim=True)
@@ -129,7 +129,7 @@ def sampled_information(problem: Problem, dials: Dials) -> Float[Tensor, " rows"
 
 def information_table(count: int) -> Float[Tensor, " outcomes"]:
     """Returns MI in nats when j = 0 … n of the target's n copies fire, and so n − j of the anchor's."""
-    error = torch.arange(count + 1, dtype=torch.float64) / count
+    error = torch.arange(count + 1, dtype=torch.float64, device="cpu") / count
     return math.log(2.0) - torch.special.entr(error) - torch.special.entr(1.0 - error)
 
 

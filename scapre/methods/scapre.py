@@ -7,7 +7,8 @@ Minimized, rows i and targets k (see `scapre.solver` for the legend):
     η_k = η / γ_k,  γ_k the largest eigenvalue of S_k f = γ G0 f,  S_k = Σ_t ω_kt c_kt c_ktᵀ
 
 followed by the geometry alignment of the rows that moved. What G0 leaves free of a target beside a retained look-alike
-is little, and so is its γ_k; η_k makes up for that, and every target loses the same share of its response.
+is little, and so is its γ_k; η_k makes up for that: alone, every target keeps 1/(1 + η) of its response along its
+strongest direction in the metric of G0, and more of what else its slots hold.
 
 By default α = 1 everywhere, and all rows are multiplied by one matrix. With row weights per target (the decoupler),
 each target's slots are cut to `rank` directions first; beyond d_in directions in all, only the first of a target's keep
@@ -42,7 +43,10 @@ HISTOGRAM_BINS = 10
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(
-        5.0, "η: a lone target's channels of full relevance keep 1/(1 + η) of it; 0 leaves every weight as it is", 0
+        5.0,
+        "η: a lone target keeps 1/(1 + η) of its strongest direction, and more of the rest; 0 leaves every weight as "
+        "it is",
+        0,
     ),
     "balance": Dial(
         "targets",
@@ -50,7 +54,13 @@ DIALS: Mapping[str, Dial] = {
         "answers then turns them up or down until each target's answer has gone `reach` of the way to another name's",
         choices=("targets", "answers", "none"),
     ),
-    "reach": Dial(0.7, "p: where answers takes every target's answer, in company; 0 stays, 1 is another name's", 0, 1),
+    "reach": Dial(
+        0.7,
+        "p: where answers takes every target's answer, in company, with η_k up to six times larger or smaller; 1 is "
+        "another name's answer",
+        0,
+        1,
+    ),
     "ridge": Dial(0.02, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),

@@ -22,6 +22,17 @@ def contrasts_of(weight: Tensor, contrasts: list[Tensor], kept: int = 99) -> Ten
     return decoupler.row_contrasts(rows, decoupler.principal_contrasts(contrasts, omega, kept))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("noise", [1.0, 5.0, 30.0, 1e4, 1e8])
+def test_little_information_is_as_exact_as_much(dtype: torch.dtype, tolerance: float, noise: float) -> None:
+    found = decoupler.mutual_information(torch.tensor([[1.0, 2.0]], dtype=dtype), noise).double()
+    exact = [0.0, 0.0]
+    for place, contrast in enumerate((1.0, 2.0)):
+        twice = math.erf(contrast / (2 * math.sqrt(2) * noise))
+        exact[place] = sum(twice ** (2 * n) / (2 * n * (2 * n - 1)) for n in range(1, 400))
+    assert found.tolist()[0] == pytest.approx(exact, rel=tolerance)
+
+
 def test_information_equals_that_of_the_noisy_threshold() -> None:
     for contrast, noise in [(0.3, 1.0), (1.0, 0.5), (2.0, 3.0)]:
         hit = 0.5 * (1 + math.erf(contrast / (2 * noise) / math.sqrt(2)))

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from scapre import SingularSystemError
 from scapre.methods import Problem, find_method, oce, rece, speed
 from scapre.responses import ResponseMoments
 from tests.scapre.problems import ROWS, WIDTH, assert_close, each_slot, problem_of, solve
@@ -181,6 +184,36 @@ def test_oce_maximizes_its_trace() -> None:
         other = torch.linalg.qr(torch.randn(len(base), len(base), generator=source, dtype=torch.float64)).Q
         assert torch.trace(other.mT @ matrix) < best
     assert torch.trace(matrix) < best  # and better than to stay
+
+
+@pytest.mark.parametrize("dials", [{"subspace_energy": 1}, {"erasure_strength": 1e9}, {"empty_strength": 1e9}, {}])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_oce_is_not_decided_by_rounding_at_the_ends_of_its_dials(dials: dict[str, float], targets: int) -> None:
+    problem, source = problem_of(targets=targets, found=0), torch.Generator().manual_seed(0)
+    noise = torch.randn(problem.base.shape, generator=source, dtype=torch.float64)
+    nudged = replace(problem, base=problem.base * (1 + 1e-12 * noise))
+    first, second = (solve(one, "oce", **dials).delta for one in (problem, nudged))
+    assert float((first - second).norm()) < 1e-4 * float(first.norm())
+
+
+def test_oce_that_has_nothing_to_leave_changes_nothing() -> None:
+    assert not solve(problem_of(), "oce", subspace_share=0).delta.any()
+
+
+@pytest.mark.parametrize(("method", "dials"), [("rece", {}), ("scapre-released", {"ridge": 0}), ("oce", {})])
+def test_weights_that_are_all_zero_are_refused_or_left(method: str, dials: dict[str, float]) -> None:
+    problem = problem_of()
+    try:
+        delta = solve(replace(problem, base=torch.zeros_like(problem.base)), method, **dials).delta
+    except SingularSystemError:
+        return
+    assert not delta.any()
+
+
+@pytest.mark.parametrize(("method", "dial"), [("oce", "empty_strength"), ("uce", "ridge"), ("rece", "attack_ridge")])
+def test_dials_at_the_end_of_their_range_are_refused_in_words(method: str, dial: str) -> None:
+    with pytest.raises(SingularSystemError, match="finite"):
+        solve(problem_of(), method, **{dial: sys.float_info.max})
 
 
 @pytest.mark.parametrize(("least_turn", "is_steady"), [(oce.LEAST_TURN, True), (0.0, False)])

@@ -203,6 +203,16 @@ def test_a_byte_level_tokenizer_knows_every_word(pipeline) -> None:
     assert preflight(pipeline, Concept("zebra crossing", anchor="dog")).anchors == {"zebra crossing": "dog"}
 
 
+@pytest.mark.parametrize("others", [(), ("horse", "tree")])
+def test_names_that_are_one_text_to_the_encoder_count_once(pipeline, others: tuple[str, ...]) -> None:
+    once = preflight(pipeline, Concept("cat"), retain=("dog", *others))
+    thrice = preflight(pipeline, Concept("cat"), retain=("dog", "Dog", "DOG", *others))
+    assert once.anchors["cat"] == "dog" or others
+    assert once.anchors["cat"].lower() == thrice.anchors["cat"].lower()
+    told = {risk.name.lower(): risk.cosine for risk in thrice.at_risk}
+    assert {risk.name: risk.cosine for risk in once.at_risk} == pytest.approx(told)
+
+
 def test_a_name_that_no_user_vouches_for_is_named_where_a_target_becomes_it(pipeline) -> None:
     guessed = preflight(pipeline, Concept("cat"), retain=(), vocabulary=20, longest_word=0)
     assert any(f"'cat' becomes {guessed.anchors['cat']!r}" in warning for warning in guessed.warnings)

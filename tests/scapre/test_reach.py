@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scapre import SingularSystemError
 from scapre.methods import Problem
 from scapre.methods.reach import WIDEST, carry_equally
 from scapre.moments import NameEnds
@@ -18,6 +19,11 @@ ANSWERS = {"balance": "answers", "ridge": 0.3, "erasure_strength": 1}
 def crowd() -> Problem:
     """Twelve targets in a space of few dimensions, in each other's way."""
     return problem_of(targets=12, found=20)
+
+
+def test_a_system_that_is_singular_is_refused_in_words() -> None:
+    with pytest.raises(SingularSystemError, match="lower erasure_strength"):
+        solve(problem_of(width=64), "scapre", balance="answers", erasure_strength=1e18)
 
 
 def gone(problem: Problem, delta: Tensor) -> list[float]:

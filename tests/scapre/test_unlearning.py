@@ -185,6 +185,15 @@ def test_precision_that_the_caller_allows_is_irrelevant_and_restored(make_pipeli
         torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = strict[1:]
 
 
+@pytest.mark.parametrize(("reach", "is_told"), [(0.0, True), (0.99, True), (None, False)])
+def test_answers_that_do_not_go_as_far_as_asked_are_told(pipeline, reach: float | None, is_told: bool) -> None:
+    dials = {"vocabulary": 0, "balance": "answers"}
+    if reach is None:  # as far as they went
+        reach = unlearn(pipeline, **dials).diagnostics["answers_gone"]["cat"]
+    edit = scapre.unlearn(pipeline, [CAT], RETAIN, reach=reach, **dials)
+    assert any("another part of their way than reach" in told for told in edit.diagnostics["warnings"]) == is_told
+
+
 @pytest.mark.parametrize("ask", [scapre.unlearn, scapre.preflight])
 def test_a_device_without_float64_is_refused_with_a_way_out(pipeline, monkeypatch, ask) -> None:
     ask(pipeline, [CAT], RETAIN, vocabulary=0)  # the control
