@@ -94,7 +94,7 @@ def nearest_contrasts(
 
 
 SMALL_SQUARE = 1e-2
-"""Of 2 Φ(d'/2) − 1; below, four terms of the series of MI are exact to ten digits."""
+"""Of (2 Φ(d'/2) − 1)²; below, four terms of the series of MI are exact to ten digits."""
 
 
 def unit_rows(weight: Float[Tensor, "rows d_in"], dtype: torch.dtype) -> UnitRows:
