@@ -27,6 +27,8 @@ MEDIAN_SAMPLE = 1 << 21
 """Contrasts that are enough to take the median of."""
 FEWEST_DIRECTIONS = 3
 """Principal directions of one target, however many targets there are."""
+SMALL_SQUARE = 1e-2
+"""Of (2 Φ(d'/2) − 1)²; below, four terms of the series of MI are exact to ten digits."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,6 @@ def nearest_contrasts(
         nearest = found if nearest is None else torch.minimum(nearest, found)
     assert nearest is not None
     return nearest
-
-
-SMALL_SQUARE = 1e-2
-"""Of (2 Φ(d'/2) − 1)²; below, four terms of the series of MI are exact to ten digits."""
 
 
 def unit_rows(weight: Float[Tensor, "rows d_in"], dtype: torch.dtype) -> UnitRows:

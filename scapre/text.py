@@ -11,6 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count, takewhile
 from typing import Any, Protocol, Self, TypeVar
 
@@ -142,25 +143,36 @@ class TextStack:
         Neither are its marks words, which a text may hold as they are written ("</s>"); but for the word "!", with
         which some tokenizers pad.
         """
-        marks = {getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("unk", "bos", "eos")}
-        if str(getattr(self.tokenizer, "pad_token", None)).startswith(("<", "[")):
-            marks.add(getattr(self.tokenizer, "pad_token_id", None))
         with _TOKENIZING:
-            return marks.isdisjoint(self._tokenizer()(self._written(text), add_special_tokens=False).input_ids)
+            return self._marks.isdisjoint(self._tokenizer()(self._written(text), add_special_tokens=False).input_ids)
 
     def spelled_out(self, text: str) -> str:
         """Returns `text` with all vectors of what the tokenizer was taught by textual inversion, as it is drawn.
 
         A word of several vectors is a token, and the same with _1, _2 and so on, which diffusers puts behind the first.
         """
-        taught = getattr(self.tokenizer, "added_tokens_encoder", {})
-        for first in taught:
-            others = list(takewhile(taught.__contains__, (f"{first}_{place}" for place in count(1))))
+        for first, others in self._taught.items():
             whole = " ".join([first, *others])
-            if others and first in text.split() and whole not in text:
+            if first in text.split() and whole not in text:
                 words = (word for word in text.split() if word not in others)
                 text = " ".join(whole if word == first else word for word in words)
         return text
+
+    @cached_property
+    def _marks(self) -> frozenset[int | None]:
+        marks = {getattr(self.tokenizer, f"{mark}_token_id", None) for mark in ("unk", "bos", "eos")}
+        if str(getattr(self.tokenizer, "pad_token", None)).startswith(("<", "[")):
+            marks.add(getattr(self.tokenizer, "pad_token_id", None))
+        return frozenset(marks)
+
+    @cached_property
+    def _taught(self) -> Mapping[str, tuple[str, ...]]:
+        """The tokens behind the first of each word of several vectors."""
+        added = getattr(self.tokenizer, "added_tokens_encoder", {})
+        behind = {
+            first: tuple(takewhile(added.__contains__, (f"{first}_{place}" for place in count(1)))) for first in added
+        }
+        return {first: others for first, others in behind.items() if others}
 
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt."""

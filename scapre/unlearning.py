@@ -97,13 +97,14 @@ def unlearn(
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
         with clock.phase("measure"):
             measured = _diagnose(problem, solution)
-        much_left = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
-        much_left += _warn_of_answers(solution.diagnostics.get("answers_gone", {}), order.dials.get("reach"))
+        doubts = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
+        if gone := solution.diagnostics.get("answers_gone"):
+            doubts += _warn_of_answers(gone, float(order.dials["reach"]))
         diagnostics = {
             **told,
             **measured,
             **solution.diagnostics,
-            "warnings": [*found.warnings, *much_left],
+            "warnings": [*found.warnings, *doubts],
             "not_covered": not_covered,
         }
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
@@ -221,8 +222,8 @@ def _warn_of_much_left(residual: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _warn_of_answers(gone: Mapping[str, float], reach: DialValue | None) -> list[str]:
-    missed = [f"{name} {share:.2f}" for name, share in gone.items() if abs(share - float(reach or 0)) > FAR_FROM_REACH]
+def _warn_of_answers(gone: Mapping[str, float], reach: float) -> list[str]:
+    missed = [f"{name} {share:.2f}" for name, share in gone.items() if abs(share - reach) > FAR_FROM_REACH]
     if not missed:
         return []
     return [
