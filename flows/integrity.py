@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 import scapre
 from infra.manifests import Manifest
+from scapre.text import plain_name
 from validation import Integrity
 
 
@@ -30,7 +31,7 @@ def check_integrity(base: Path, candidate: Path, edit: scapre.Edit) -> Integrity
             strangers.append(path)
             continue
         for name, original, found in _tensor_pairs(base / path, candidate / path):
-            full_name = f"{component}.{name}"
+            full_name = f"{component}.{plain_name(name)}"
             expected = edit.flip(full_name, original) if full_name in edit.changes else original
             unedited.discard(full_name)
             if not _are_bits_equal(expected, found):
@@ -39,7 +40,7 @@ def check_integrity(base: Path, candidate: Path, edit: scapre.Edit) -> Integrity
         faults = ", ".join([*strangers, *sorted(unedited)])
         return Integrity(False, f"not what base and edit give: {faults}; build the candidate anew")
     count = len(edit.changes)
-    return Integrity(True, f"{count} projections hold the base's weights and the edit; every other byte is the base's")
+    return Integrity(True, f"{count} weights are the base's with the edit on; every other byte is the base's")
 
 
 def _tensor_pairs(base: Path, candidate: Path) -> list[tuple[str, torch.Tensor, torch.Tensor]]:

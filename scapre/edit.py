@@ -1,4 +1,4 @@
-"""The frozen result: what changes in each projection, where it came from, and how to put it on and take it off.
+"""The frozen result: what changes in each weight, where it came from, and how to put it on and take it off.
 
 Guarantees:
     1. Changes are stored as the bitwise exclusive or of base and edited weight, so `apply` and `revert` are exact.
@@ -41,7 +41,7 @@ class Edit:
 
     spec: EditSpec
     changes: Mapping[str, Tensor]
-    """Exclusive or of base and edited bits, per projection, as integers of the weight's width."""
+    """Exclusive or of base and edited bits, per weight, as integers of the weight's width."""
     edited_digest: str
     """Base digest of a model that wears the edit."""
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Edit:
         names = [concept.name for concept in self.spec.concepts]
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
         return (
-            f"Edit({self.spec.method} forgets {shown or 'nothing'}; {len(self.changes)} projections of base "
+            f"Edit({self.spec.method} forgets {shown or 'nothing'}; {len(self.changes)} weights of base "
             f"{self.base_digest[:12]}, digest {self.digest[:12]})"
         )
 
@@ -116,7 +116,7 @@ class Edit:
         if base.digest == self.base_digest:
             return
         widths = {name: 8 * change.element_size() for name, change in self.changes.items()}
-        found = {name: 8 * weight.element_size() for name, weight in base.projections.items()}
+        found = {name: 8 * held.element_size() for name, held in base.editable.items() if name in widths}
         advice = (
             "load the pristine base, every part of it in the type it had (float16 is not bfloat16), or compute the "
             "edit for this one; to forget more, compute one edit of all"
@@ -124,19 +124,19 @@ class Edit:
         if base.digest == self.edited_digest:
             advice = "that is the base with this very edit on it"
         elif widths.keys() != found.keys():
-            advice = f"its projections are others ({len(found)} instead of {len(widths)}): it is another kind of model"
+            advice = f"it has {len(found)} of the {len(widths)} weights that change: it is another kind of model"
         elif differing := [name for name in widths if widths[name] != found[name]]:
             name = differing[0]
             advice = f"{name} has {found[name]} bits a number instead of {widths[name]}: load it in its own precision"
         raise BaseMismatchError(f"expected a base with digest {self.base_digest}, found {base.digest}; {advice}")
 
     def flip(self, name: str, weight: Tensor) -> Tensor:
-        """Returns the weight of projection `name` with the change put on (or taken off: it is its own inverse)."""
+        """Returns the weight `name` with the change put on (or taken off: it is its own inverse)."""
         change = self.changes[name].to(weight.device)
         return (weight.detach().contiguous().view(change.dtype) ^ change).view(weight.dtype)
 
     def delta(self, name: str, base_weight: Tensor) -> Float[Tensor, "d_out d_in"]:
-        """Returns edited minus base weight of projection `name` in float64, given the base weight."""
+        """Returns edited minus base weight `name` in float64, given the base weight."""
         return self.flip(name, base_weight).double() - base_weight.detach().double()
 
     def save(self, path: Path | str) -> Path:
@@ -196,12 +196,12 @@ class Edit:
         return edit
 
     def _check_result(self, model: BaseWeights, expected: str) -> None:
-        digests = dict(model.tensor_digests)
+        digests, editable = dict(model.tensor_digests), model.editable
         for name, change in self.changes.items():
-            weight = model.projections.get(name)
+            weight = editable.get(name)
             if weight is None or weight.shape != change.shape or weight.element_size() != change.element_size():
                 raise CheckpointError(
-                    f"expected changes of the base's projections, found {name!r} of shape {tuple(change.shape)}; the "
+                    f"expected changes of the base's weights, found {name!r} of shape {tuple(change.shape)}; the "
                     "edit's file was altered"
                 )
             digests[name] = tensor_digest(self.flip(name, weight))
@@ -211,8 +211,9 @@ class Edit:
             )
 
     def _flip(self, model: BaseWeights) -> None:
+        editable = model.editable
         for name in self.changes:
-            held = model.projections[name]
+            held = editable[name]
             with torch.inference_mode(held.is_inference()), torch.no_grad():  # such tensors change nowhere else
                 held.copy_(self.flip(name, held))
 
@@ -220,14 +221,15 @@ class Edit:
 def build_edit(
     base: BaseWeights, spec: EditSpec, *, deltas: Mapping[str, Float[Tensor, "_ _"]], diagnostics: Mapping[str, Any]
 ) -> Edit:
-    """Returns the edit that adds `deltas` to the base's projections, rounded to their own type.
+    """Returns the edit that adds `deltas` to the base's weights, rounded to their own type.
 
     Raises:
         SingularSystemError: a weight would not be finite in that type.
     """
     changes, digests = {}, dict(base.tensor_digests)
-    for name, weight in base.projections.items():
-        held, delta = weight.detach(), deltas[name]
+    editable = base.editable
+    for name, delta in deltas.items():
+        held = editable[name].detach()
         edited = (held.double() + delta).to(held.dtype)
         edited = torch.where((delta != 0).any(dim=1, keepdim=True), edited, held)  # -0.0 + 0.0 would lose its sign bit
         if not bool(torch.isfinite(edited.float()).all()):  # float8 has no test of its own

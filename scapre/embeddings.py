@@ -95,6 +95,12 @@ class PromptEncoder:
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
 
+    def followed_by(self, text: TextSource) -> "PromptEncoder":
+        """Returns an encoder that reads from another source, and goes on where this one's progress ends."""
+        other = PromptEncoder(text, on_progress=self._on_progress)
+        other._done, other._asked = self._done, self._asked
+        return other
+
     def __getitem__(self, prompt: str) -> EncodedPrompt:
         """Returns the features of a prompt given to `encode` before."""
         return self._encoded[prompt]

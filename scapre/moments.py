@@ -103,6 +103,8 @@ class TargetSlots:
     """Weights ω, which sum to 1."""
     neutrals: tuple[Float[Tensor, "slots d_in"], ...]
     """Features of each neighbour, slot by slot; the anchor's when nothing is retained."""
+    shifts: Float[Tensor, "slots rows"] | None = None
+    """By how much the answers are to change, where that is not W0 (c' − c)."""
 
     @property
     def name(self) -> str:
@@ -209,9 +211,14 @@ def read_text(
             "general": [EMPTY_PROMPT],
         },
     )
-    encoder.encode(passage.aligned_prompts)
-    encoder.encode((text for texts in passage.retained.values() for text in texts), padding=reading.padding_slots)
+    encode_passage(encoder, passage, padding_slots=reading.padding_slots)
     return passage
+
+
+def encode_passage(encoder: PromptEncoder, passage: Passage, *, padding_slots: int) -> None:
+    """Encodes every sentence that `gather_statistics` reads, each once."""
+    encoder.encode(passage.aligned_prompts)
+    encoder.encode((text for texts in passage.retained.values() for text in texts), padding=padding_slots)
 
 
 def _part_strangers(
@@ -245,12 +252,16 @@ def _place(concept: Concept, near: Neighbourhood, unknown: frozenset[str], readi
 
 
 def gather_statistics(
-    encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device
+    encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device, width: int | None = None
 ) -> Statistics:
-    """Returns slots, anchors, neighbours and second moments, in float64 on `device`."""
-    targets = tuple(_target_slots(encoder, placed, padding_slots, device) for placed in passage.targets)
+    """Returns slots, anchors, neighbours and second moments, in float64 on `device`.
+
+    With a `width`, what the encoder gives beyond it are answers: what they are to change by is told of each slot.
+    """
+    targets = tuple(_target_slots(encoder, placed, padding_slots, device, width) for placed in passage.targets)
     rows = {
-        group: _retained_rows(encoder, prompts, padding_slots, device) for group, prompts in passage.retained.items()
+        group: _retained_rows(encoder, prompts, padding_slots, device, width)
+        for group, prompts in passage.retained.items()
     }
     retained = Retained(
         sums={group: cross_moments((features, features))[0] for group, features in rows.items()},
@@ -258,8 +269,13 @@ def gather_statistics(
         counts={group: len(features) for group, features in rows.items()},
     )
     ends = NameEnds(
-        _ends(encoder, [fill(BARE, placed.concept.name).text for placed in passage.targets], like=rows["general"]),
-        _ends(encoder, [EMPTY_PROMPT, *(fill(BARE, name).text for name in passage.kept)], like=rows["general"]),
+        *(
+            _ends(encoder, texts, like=rows["general"])
+            for texts in (
+                [fill(BARE, placed.concept.name).text for placed in passage.targets],
+                [EMPTY_PROMPT, *(fill(BARE, name).text for name in passage.kept)],
+            )
+        )
     )
     return Statistics(targets, retained, ends)
 
@@ -271,7 +287,9 @@ def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: boo
     return [fill(template, name).text for name in names for template in chosen[name]]
 
 
-def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: torch.device) -> TargetSlots:
+def _target_slots(
+    encoder: PromptEncoder, placed: Placed, padding: int, device: torch.device, width: int | None
+) -> TargetSlots:
     features, weights = [], []
     others: list[list[Tensor]] = [[] for _ in range(1 + len(placed.neighbours))]  # the anchor, then the neighbours
     pairs = placed.sentences
@@ -283,26 +301,29 @@ def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: 
             other = encoder[text]
             others[column].append(other.features[[aligned_slot(slot, prompt, other) for slot in slots]])
         weights.append(torch.full((len(slots),), 1.0 / (len(slots) * len(pairs)), dtype=torch.float64, device=device))
-    target, anchors, *neutrals = (torch.cat(parts).to(device, torch.float64) for parts in (features, *others))
-    return TargetSlots(placed, target, anchors, torch.cat(weights), tuple(neutrals) or (anchors,))
+    whole = [torch.cat(parts).to(device, torch.float64) for parts in (features, *others)]
+    target, anchors, *neutrals = (part[:, :width].contiguous() for part in whole)
+    shifts = None if width is None else (whole[1] - whole[0])[:, width:]
+    return TargetSlots(placed, target, anchors, torch.cat(weights), tuple(neutrals) or (anchors,), shifts)
 
 
 def _ends(
     encoder: PromptEncoder, prompts: Sequence[str], *, like: Float[Tensor, "_ d_in"]
 ) -> Float[Tensor, "prompts d_in"]:
     encoded = [encoder[prompt] for prompt in prompts]
-    ends = [prompt.features[prompt.ends].to(like).mean(dim=0) for prompt in encoded]
+    ends = [prompt.features[prompt.ends, : like.shape[1]].to(like).mean(dim=0) for prompt in encoded]
     return torch.stack(ends) if ends else like[:0]
 
 
 def _retained_rows(
-    encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device
+    encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device, width: int | None
 ) -> Float[Tensor, "slots d_in"]:
     encoded = [encoder[prompt] for prompt in sorted(prompts)]  # a sum in another order has other last bits
     read = [prompt.rows_read(padding) for prompt in encoded]
-    width = encoder[EMPTY_PROMPT].features.shape[1]
+    width = width or encoder[EMPTY_PROMPT].features.shape[1]
     rows = torch.empty(sum(map(len, read)), width, dtype=torch.float64, device=device)
     places = rows.split([len(chosen) for chosen in read])
     for place, prompt, chosen in zip(places, encoded, read, strict=True):
-        place.copy_(prompt.features if len(chosen) == len(prompt.features) else prompt.features[chosen])
+        features = prompt.features if len(chosen) == len(prompt.features) else prompt.features[chosen]
+        place.copy_(features[:, :width])
     return rows

@@ -72,6 +72,14 @@ class ResponseMoments:
         return (features @ self.base * features).sum(dim=1).clamp_min(0.0)
 
 
+def shift_left(delta: Float[Tensor, "rows d_in"], target: TargetSlots) -> float:
+    """Returns how much of a target's `shifts` is left to do: 0 is forgotten, 1 untouched."""
+    if target.shifts is None:
+        raise ValueError("expected a target whose answers have shifts, found one without")
+    left = (target.features @ delta.mT - target.shifts).square().sum(dim=1)
+    return root_ratio(target.weights @ left, target.weights @ target.shifts.square().sum(dim=1))
+
+
 def root_ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:
     """Returns the root of `squared` over `reference`; 0 if the reference is."""
     return float((squared / reference).sqrt()) if float(reference) > 0 else 0.0

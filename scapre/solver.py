@@ -89,9 +89,11 @@ def solve_shared_rows(
 
 
 def shared_map(
-    regularizer: Regularizer, *, slots: Float[Tensor, "d_in d_in"], shift: Float[Tensor, "d_in d_in"]
-) -> Float[Tensor, "d_in d_in"]:
+    regularizer: Regularizer, *, slots: Float[Tensor, "d_in d_in"], shift: Float[Tensor, "rows d_in"]
+) -> Float[Tensor, "rows d_in"]:
     """Returns N (G0 + S)⁻¹, by which W0 is multiplied for the answer of `solve_shared_rows` where every α is 1.
+
+    With V − W0 S for N it is that answer itself.
 
     (G0 + S)⁻¹ = L⁻ᵀ (I + L⁻¹ S L⁻ᵀ)⁻¹ L⁻¹, whose middle is well-conditioned where G0 + S is not.
 

@@ -437,13 +437,7 @@ def _in_float32(module: _Module) -> _Module:
         )
     if types.isdisjoint(_HALF):
         return module
-    try:
-        read = copy.deepcopy(module, {id(weight): _shared(weight) for weight in module.parameters()})
-    except (TypeError, RuntimeError) as error:  # a lock, or a tensor that another one was computed from
-        raise CheckpointError(
-            f"expected a text encoder that can be copied, found {error}; load the pipeline anew, without off-loading "
-            "and without what changes its modules (pruning, hooks)"
-        ) from error
+    read = copy_sharing_weights(module)
     for part in list(read.modules()):
         if isinstance(part, nn.Embedding):
             part.float()
@@ -451,6 +445,21 @@ def _in_float32(module: _Module) -> _Module:
             if held.dtype in _HALF:
                 parametrize.register_parametrization(part, name, _Widened(), unsafe=True)
     return read
+
+
+def copy_sharing_weights(module: _Module) -> _Module:
+    """Returns a copy of a module whose weights lie where the module's own do.
+
+    Raises:
+        CheckpointError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module, {id(weight): _shared(weight) for weight in module.parameters()})
+    except (TypeError, RuntimeError) as error:  # a lock, or a tensor that another one was computed from
+        raise CheckpointError(
+            f"expected a text encoder that can be copied, found {error}; load the pipeline anew, without off-loading "
+            "and without what changes its modules (pruning, hooks)"
+        ) from error
 
 
 def _shared(weight: nn.Parameter) -> nn.Parameter:

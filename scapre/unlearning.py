@@ -1,11 +1,15 @@
 """From a base model and concepts to an edit: encode, statistics, solve, refine, measure, build."""
 
 import contextlib
+import itertools
 import json
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from scapre.architectures.base import BaseModel
 from scapre.checkpoint import read_base
@@ -24,10 +28,11 @@ from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
 from scapre.errors import UnsupportedArchitectureError
 from scapre.feature_cache import FeatureCache
+from scapre.memories import read_memories
 from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Passage, Reading, gather_statistics, read_text
-from scapre.responses import ResponseMoments, root_ratio
+from scapre.moments import Passage, Reading, Statistics, encode_passage, gather_statistics, read_text
+from scapre.responses import ResponseMoments, root_ratio, shift_left
 from scapre.vocabulary import proposable_names
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
@@ -75,17 +80,19 @@ def unlearn(
     clock = Stopwatch()
     with single_threaded(), exact_arithmetic():
         with clock.phase("encode"):
-            base = _read_base(pipeline_or_path)
+            base = _read_base(pipeline_or_path, order.method)
             with _open_cache(cache, base) as kept:
                 encoder = PromptEncoder(base.text, kept, on_progress)
                 passage, found = order.read(encoder)
+            sources = order.sources(base, encoder, passage)
         with clock.phase("statistics"):
-            weights, not_covered = base.weights, list(base.architecture.not_covered)
-            device = next(iter(weights.projections.values())).device
-            statistics = gather_statistics(encoder, passage, padding_slots=order.reading.padding_slots, device=device)
-            del base, encoder  # encoder and features take more memory than anything that follows
-            problem = Problem.of(weights.projections, statistics)
-        solution = order.method.solve(problem, order.dials, clock)
+            told_by_text = [source.statistics(passage, order.reading) for source in sources]
+            changing = [source.weights for source in sources]
+            weights = base.weights.only(itertools.chain(*changing))
+            not_covered = list(base.architecture.not_covered)
+            del base, encoder, sources  # encoder and features take more memory than anything that follows
+            problems = [Problem.of(*one) for one in zip(changing, told_by_text, strict=True)]
+        solutions = [order.method.solve(problem, order.dials, clock) for problem in problems]
         spec = EditSpec(
             method=order.method.name,
             concepts=order.concepts,
@@ -96,18 +103,23 @@ def unlearn(
         )
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
         with clock.phase("measure"):
-            measured = _diagnose(problem, solution)
+            measured = _together([_diagnose(*one) for one in zip(problems, solutions, strict=True)])
+            said = _together([solution.diagnostics for solution in solutions])
         doubts = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
-        if gone := solution.diagnostics.get("answers_gone"):
+        if gone := said.get("answers_gone"):
             doubts += _warn_of_answers(gone, float(order.dials["reach"]))
         diagnostics = {
             **told,
             **measured,
-            **solution.diagnostics,
+            **said,
             "warnings": [*found.warnings, *doubts],
             "not_covered": not_covered,
         }
-        deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}
+        deltas = {
+            name: solution.delta[rows]
+            for problem, solution in zip(problems, solutions, strict=True)
+            for name, rows in problem.parts.items()
+        }
         with clock.phase("build"):
             return build_edit(weights, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
 
@@ -129,14 +141,16 @@ def preflight(
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
     with single_threaded(), exact_arithmetic():
-        base = _read_base(pipeline_or_path)
+        base = _read_base(pipeline_or_path, order.method)
         with _open_cache(cache, base) as kept:
             return order.read(PromptEncoder(base.text, kept, on_progress))[1]
 
 
-def _read_base(pipeline_or_path: Any) -> BaseModel:
+def _read_base(pipeline_or_path: Any, method: Method) -> BaseModel:
     base = read_base(pipeline_or_path)
-    for name, held in {**base.text.tensors(), **base.weights.projections}.items():
+    if method.edits_memories:
+        read_memories(base)  # refuses before text is read, which may take minutes
+    for name, held in base.weights.editable.items():
         if held.device.type in WITHOUT_FLOAT64:
             raise UnsupportedArchitectureError(
                 f"expected weights on a device that has float64, as cpu and cuda, found {name!r} on {held.device}; "
@@ -152,6 +166,22 @@ def _open_cache(file: Path | str | None, base: BaseModel) -> Generator[FeatureCa
         return
     with contextlib.closing(FeatureCache(Path(file), base)) as cache:
         yield cache
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Weights that read the same features, and those features."""
+
+    weights: Mapping[str, Tensor]
+    encoder: PromptEncoder
+    width: int | None = None
+    """d_in, where what the encoder gives beyond it are answers."""
+
+    def statistics(self, passage: Passage, reading: Reading) -> Statistics:
+        device = next(iter(self.weights.values())).device
+        return gather_statistics(
+            self.encoder, passage, padding_slots=reading.padding_slots, device=device, width=self.width
+        )
 
 
 @dataclass(frozen=True)
@@ -194,6 +224,17 @@ class _Order:
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         return passage, examine(encoder, passage, self.reading)
 
+    def sources(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> list[_Source]:
+        """Returns what the method may change; each is solved for by itself."""
+        if not self.method.edits_memories:
+            return [_Source(base.weights.projections, encoder)]
+        found = []
+        for name, memory in read_memories(base).items():
+            encoder = encoder.followed_by(memory)
+            encode_passage(encoder, passage, padding_slots=self.reading.padding_slots)
+            found.append(_Source({name: base.weights.encoders[name]}, encoder, memory.memory_width))
+        return found
+
 
 def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     statistics, base, delta = problem.statistics, problem.base, solution.delta
@@ -206,10 +247,35 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     }
     return {
         "drift": drift,
-        "residual_response": {target.name: moments.residual(target) for target in statistics.targets},
+        "residual_response": {
+            target.name: moments.residual(target) if target.shifts is None else shift_left(delta, target)
+            for target in statistics.targets
+        },
         "retained_response": moments.retained_change(statistics.retained.second_moment),
         "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
     }
+
+
+def _together(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what was found of all problems: of each weight as it is, of responses the root mean square."""
+    if len(said) == 1:
+        return dict(said[0])
+    together: dict[str, Any] = {}
+    for key in said[0]:
+        found = [one[key] for one in said]
+        if key == "drift":
+            together[key] = {name: drift for one in found for name, drift in one.items()}
+        elif key == "condition_number":
+            together[key] = max(found)
+        elif isinstance(found[0], Mapping):
+            together[key] = {name: _root_mean_square([one[name] for one in found]) for name in found[0]}
+        else:
+            together[key] = _root_mean_square(found)
+    return together
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value**2 for value in values) / len(values))
 
 
 def _warn_of_much_left(residual: Mapping[str, float]) -> list[str]:

@@ -2,8 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from scapre.concepts import canonical_json
 from scapre.determinism import side_by_side
 from scapre.errors import UnsupportedArchitectureError
-from scapre.text import TextSource
+from scapre.text import TextSource, plain_name
+
+_MEMORY = re.compile(r"^encoder\.layers\.\d+\.mlp\.fc2\.weight$")
+
+
+def memory_name(layer: int) -> str:
+    """Returns the name of the second linear map of an MLP of a CLIP encoder."""
+    return f"encoder.layers.{layer}.mlp.fc2.weight"
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,18 @@ class Architecture:
     """Text encoders a checkpoint may lack."""
     passed_before: tuple[str, ...] = ()
     """Modules of the denoiser text passes through before the projections."""
+    memories: frozenset[str] = frozenset()
+    """Text encoders whose memory can be edited, see `scapre.memories`: all of them, or none."""
     not_covered: tuple[str, ...] = ()
     """Other ways by which text enters, which the edit leaves as they are."""
 
     def is_projection(self, parameter: str) -> bool:
         """Returns whether a denoiser parameter is a weight that is edited."""
         return parameter.endswith(".weight") and bool(self.projection.search(parameter.removesuffix(".weight")))
+
+    def is_memory(self, component: str, parameter: str) -> bool:
+        """Returns whether a text encoder's parameter may be the weight of its memory, if its layer is the one read."""
+        return component in self.memories and bool(_MEMORY.search(plain_name(parameter)))
 
     def is_read(self, parameter: str) -> bool:
         """Returns whether a denoiser parameter is edited or on the way of text to those that are."""
@@ -70,6 +83,22 @@ class BaseWeights:
     """Weights `[d_out, d_in]` by name, in canonical order; the live parameters when read from a pipeline."""
     tensor_digests: Mapping[str, str]
     """Digest of each tensor the base digest covers: all that features depend on, and the projections."""
+    encoders: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameters of the text encoders by component and name, likewise."""
+
+    @property
+    def editable(self) -> Mapping[str, Tensor]:
+        """Every weight that some edit may change."""
+        return {**self.encoders, **self.projections}
+
+    def only(self, names: Iterable[str]) -> "BaseWeights":
+        """Returns the same with these weights alone, so that the others need not be kept in memory."""
+        kept = frozenset(names)
+        encoders, projections = (
+            {name: held for name, held in weights.items() if name in kept}
+            for weights in (self.encoders, self.projections)
+        )
+        return replace(self, encoders=encoders, projections=projections)
 
     @property
     def digest(self) -> str:
@@ -110,8 +139,10 @@ def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
         raise UnsupportedArchitectureError(
             f"expected weights in memory, found {absent[0]!r} off-loaded; load the pipeline without off-loading"
         )
-    covered = {**text.tensors(), **projections}
-    return BaseModel(architecture, text, BaseWeights(projections, tensor_digests(covered)))
+    encoders = text.tensors()
+    return BaseModel(
+        architecture, text, BaseWeights(projections, tensor_digests({**encoders, **projections}), encoders)
+    )
 
 
 def check_projections(architecture: Architecture, projections: Mapping[str, Tensor]) -> None:

@@ -40,4 +40,5 @@ ARCHITECTURE = Architecture(
     projection=CROSS_ATTENTION,
     read_text=_read_text,
     check_config=lambda config: check_unet(config, addition_embed_type=None),
+    memories=frozenset({"text_encoder"}),
 )

@@ -32,5 +32,6 @@ ARCHITECTURE = Architecture(
     projection=CROSS_ATTENTION,
     read_text=_read_text,
     check_config=lambda config: check_unet(config, addition_embed_type="text_time"),
+    memories=frozenset({"text_encoder", "text_encoder_2"}),
     not_covered=("the pooled output of text_encoder_2 enters by add_embedding",),
 )

@@ -15,6 +15,7 @@ from scapre.architectures import Architecture, BaseModel, Parts, assemble, check
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.tensor_files import StoredTensor, read_header, read_tensors, refuse_pickles
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
+from scapre.text import plain_name
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 ENCODER_STEM, DENOISER_STEM = "model", "diffusion_pytorch_model"
@@ -51,14 +52,16 @@ def inspect_folder(folder: Path) -> CheckpointInfo:
         raise CheckpointError(
             f"{folder}: expected projections {architecture.projection.pattern} in {architecture.denoiser}, found none"
         )
+    own = {f"{architecture.denoiser}.{name}": (file, name) for name, (file, _) in held.items()}
+    own |= _memories(folder, architecture)
     return CheckpointInfo(
         path=folder,
         pipeline_class=str(index["_class_name"]),
         architecture=architecture.name,
         projections={f"{architecture.denoiser}.{name}": (e.shape[0], e.shape[-1]) for name, (_, e) in held.items()},
         dtype=", ".join(sorted({entry.dtype for _, entry in held.values()})),
-        files={f"{architecture.denoiser}.{name}": file for name, (file, _) in held.items()},
-        stored_names={f"{architecture.denoiser}.{name}": name for name in held},
+        files={name: file for name, (file, _) in own.items()},
+        stored_names={name: stored for name, (_, stored) in own.items()},
     )
 
 
@@ -195,6 +198,17 @@ def _denoiser_tensors(folder: Path, architecture: Architecture) -> dict[str, tup
     files = weight_files(folder / architecture.denoiser, DENOISER_STEM)
     held = {name: (file, entry) for file in files for name, entry in read_header(file).items()}
     return {name: held[name] for name in sorted(held)}
+
+
+def _memories(folder: Path, architecture: Architecture) -> dict[str, tuple[Path, str]]:
+    """Returns file and name there of each weight of a text encoder that an edit may change."""
+    return {
+        f"{component}.{plain_name(name)}": (file, name)
+        for component in sorted(architecture.memories)
+        for file in weight_files(folder / component, ENCODER_STEM)
+        for name in sorted(read_header(file))
+        if architecture.is_memory(component, name)
+    }
 
 
 def _read_weights(folder: Path, architecture: Architecture) -> dict[str, Tensor]:

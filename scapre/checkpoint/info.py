@@ -19,9 +19,9 @@ class CheckpointInfo:
     """Shape of each projection that an edit may change."""
     dtype: str
     files: Mapping[str, Path]
-    """File that holds each projection."""
+    """File that holds each weight that an edit may change: projections, and memories of text encoders."""
     stored_names: Mapping[str, str]
-    """Name of each projection in its file."""
+    """Name of each of them in its file."""
 
     @property
     def adapter(self) -> Architecture:

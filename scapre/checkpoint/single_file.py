@@ -6,8 +6,9 @@ heads an encoder has: that is known of the three that these families use, and wr
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +18,18 @@ from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from scapre.architectures import BaseModel, Parts, assemble, find_architecture
+from scapre.architectures.base import memory_name
 from scapre.checkpoint.folder import quiet_transformers, read_tokenizer
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.ldm_layout import (
     AVERAGED,
     UNET,
+    Layout,
     StoredEncoder,
     blocks_per_level,
     find_layout,
     own_attention_name,
+    stored_text_name,
 )
 from scapre.checkpoint.tensor_files import METADATA_KEY, read_header, read_metadata, read_tensors, refuse_pickles
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
@@ -73,14 +77,15 @@ def inspect_single_file(file: Path) -> CheckpointInfo:
     if not stored:
         raise CheckpointError(f"{file}: expected projections {architecture.projection.pattern}, found none")
     shapes = {name: header[place].shape for name, place in stored.items()}
+    memories = _memories(header, find_layout(header))
     return CheckpointInfo(
         path=file,
         pipeline_class=pipeline_class,
         architecture=architecture.name,
         projections={name: (shapes[name][0], shapes[name][-1]) for name in sorted(shapes)},
         dtype=", ".join(sorted({header[place].dtype for place in stored.values()})),
-        files=dict.fromkeys(sorted(stored), file),
-        stored_names={name: stored[name] for name in sorted(stored)},
+        files=dict.fromkeys([*sorted(stored), *memories], file),
+        stored_names={**{name: stored[name] for name in sorted(stored)}, **memories},
     )
 
 
@@ -102,16 +107,28 @@ def read_single_file(info: CheckpointInfo, tokenizer: Path | None) -> BaseModel:
             None if folder is None else _read_tokenizer(folder, stored, encoders[stored.component])
         )
     is_conditioned = any(name.startswith(f"{UNET}label_emb.") for name in header)
-    weights = read_tensors(info.path, info.stored_names.values())
+    weights = read_tensors(info.path, [info.stored_names[name] for name in info.projections])
     return assemble(
         info.adapter,
         Parts(
             tokenizers=tokenizers,
             encoders=encoders,
             denoiser_config={"addition_embed_type": "text_time" if is_conditioned else None},
-            weights={name: weights[stored] for name, stored in info.stored_names.items()},
+            weights={name: weights[info.stored_names[name]] for name in info.projections},
         ),
     )
+
+
+def _memories(held: Container[str], layout: Layout) -> dict[str, str]:
+    """Returns the name in the file of each weight of a text encoder that an edit may change."""
+    return {
+        f"{encoder.component}.{memory_name(layer)}": stored
+        for encoder in layout.encoders
+        for layer, stored in takewhile(
+            lambda one: one[1] in held,
+            ((layer, stored_text_name(memory_name(layer), encoder)) for layer in count()),
+        )
+    }
 
 
 def _refuse_averaged(file: Path, names: Iterable[str]) -> None:

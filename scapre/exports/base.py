@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from scapre.checkpoint.folder import MODEL_INDEX
 from scapre.checkpoint.tensor_files import flip_bits, read_tensors
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
-from scapre.writing import copying, refuse_existing, told_as_unwritable
+from scapre.writing import copy_through, copying, refuse_existing, told_as_unwritable
 
 WEIGHT_FILE = ".safetensors"
 
@@ -34,7 +34,7 @@ def source_of(checkpoint: Path | str | SingleFile) -> Path:
 
 
 def read_own_base(edit: Edit, info: CheckpointInfo) -> BaseWeights:
-    """Returns the projections of an inspected checkpoint.
+    """Returns the weights of an inspected checkpoint that an edit may change.
 
     Raises:
         BaseMismatchError: it is not the base of the edit; names both digests.
@@ -55,6 +55,7 @@ def edited_copy(
         CheckpointError: nothing was put on.
     """
     edits: list[Edit] = []
+    rewritten = set(copies.values())
     with copying(copies) as wait_for_copies:
 
         def put_on(edit: Edit) -> Path:
@@ -67,8 +68,11 @@ def edited_copy(
             base = read_own_base(edit, info)
             with told_as_unwritable(target):
                 wait_for_copies()
-                _check_copied(info, building, base)
-                for original, own in _by_file(info, changed_names(edit)).items():
+                changing = _by_file(info, changed_names(edit))
+                for original in changing.keys() - rewritten:
+                    _unlink(original, building / original.relative_to(info.path))
+                _check_copied(info, building, base, rewritten | changing.keys())
+                for original, own in changing.items():
                     changes = {stored: edit.changes[name] for stored, name in own.items()}
                     flip_bits(building / original.relative_to(info.path), changes)
             edits.append(edit)
@@ -79,14 +83,23 @@ def edited_copy(
         raise CheckpointError(f"expected an edit to put on {target}, found none; nothing was written")
 
 
-def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights) -> None:
-    """Checks that the copy holds the projections that were read as the base."""
-    for original, own in _by_file(info, info.files).items():
+def _unlink(original: Path, copy: Path) -> None:
+    """Makes of a file that shares its bytes with the base one of its own."""
+    copy.unlink()
+    copy_through(original, copy)
+
+
+def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights, files: Collection[Path]) -> None:
+    """Checks that the copies of files that are edited hold the weights that were read as the base."""
+    digests = base.tensor_digests  # a single file may hold layers that no program reads
+    for original, own in _by_file(info, info.files.keys() & digests.keys()).items():
+        if original not in files:
+            continue
         try:
             found = tensor_digests(read_tensors(building / original.relative_to(info.path), own))
         except SafetensorError:
             found = {}
-        if found != {stored: base.tensor_digests[name] for stored, name in own.items()}:
+        if found != {stored: digests[name] for stored, name in own.items()}:
             raise CheckpointError(
                 f"expected a copy of {original} as it was read, found another: it was written to meanwhile; "
                 "start again when nobody does"
@@ -94,7 +107,7 @@ def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights) -> No
 
 
 def _by_file(info: CheckpointInfo, names: Iterable[str]) -> dict[Path, dict[str, str]]:
-    """Returns of each file the projections in it, by their names there."""
+    """Returns of each file those of the named weights that are in it, by their names there."""
     held: dict[Path, dict[str, str]] = {}
     for name in names:
         held.setdefault(info.files[name], {})[info.stored_names[name]] = name
@@ -102,7 +115,7 @@ def _by_file(info: CheckpointInfo, names: Iterable[str]) -> dict[Path, dict[str,
 
 
 def changed_names(edit: Edit) -> list[str]:
-    """Returns the projections in which the edit flips a bit."""
+    """Returns the weights in which the edit flips a bit."""
     return sorted(name for name, change in edit.changes.items() if bool(change.any()))
 
 

@@ -2,8 +2,8 @@
 
 Guarantees:
     1. Only the bytes of edited tensors change; headers, order and other tensors stay as they are.
-    2. Weight files without projections are hard-linked where the file system allows it: base and copy share them,
-       so write to neither in place. Everything else is copied.
+    2. Weight files that an edit does not change are hard-linked where the file system allows it: base and copy share
+       them, so write to neither in place. Everything else is copied; that of the denoiser in any case.
     3. No other copy of the weights that were edited comes along.
 """
 
@@ -91,7 +91,7 @@ def check_mergeable(info: CheckpointInfo) -> None:
 
 def _lay_out(info: CheckpointInfo, building: Path) -> dict[Path, Path]:
     """Makes folders and links; returns which files are to be copied from where."""
-    changing, copies = set(info.files.values()), {}
+    changing, copies = {info.files[name] for name in info.projections}, {}
     for original in everything_in(info.path):
         copy = building / original.relative_to(info.path)
         if original.is_dir():

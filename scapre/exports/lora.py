@@ -1,4 +1,4 @@
-"""An edit as a LoRA: each projection's change approximated by a product of two thin matrices, with its error.
+"""An edit as a LoRA: each weight's change approximated by a product of two thin matrices, with its error.
 
 Legend: Δ [d_out, d_in] edited minus base weight, r the rank, B [d_out, r] (up) and A [r, d_in] (down) with Δ ≈ B A.
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from scapre.checkpoint import SingleFile, inspect_checkpoint
+from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import canonical_json
 from scapre.determinism import single_threaded
@@ -34,7 +34,7 @@ FAITHFUL = 0.01
 
 @dataclass(frozen=True)
 class Approximation:
-    """One projection's change as a product, and what is lost."""
+    """One weight's change as a product, and what is lost."""
 
     down: Float[Tensor, "rank d_in"]
     up: Float[Tensor, "d_out rank"]
@@ -53,7 +53,7 @@ class LoraExport:
     path: Path
     rank: int
     errors: Mapping[str, float]
-    """‖Δ − B A‖ / ‖Δ‖ of each projection that changed."""
+    """‖Δ − B A‖ / ‖Δ‖ of each weight that changed."""
     error: float
     """The same over all of them together."""
     faithful_rank: int
@@ -65,22 +65,26 @@ def export_lora(
 ) -> LoraExport:
     """Writes the edit of `checkpoint` as a LoRA of the given rank to the file `out`; returns how close it is.
 
-    UNets get kohya's names (`lora_unet_….lora_down.weight`), transformers those of diffusers (`….lora_A.weight`).
+    UNets and their text encoders get kohya's names (`lora_unet_….lora_down.weight`, `lora_te_…`), transformers those of
+    diffusers (`….lora_A.weight`).
 
     Raises:
         BaseMismatchError: the checkpoint is not the base of the edit.
-        DialError: the rank is below 1 or above what a projection can have.
+        DialError: the rank is below 1 or above what a changed weight can have.
         CheckpointError: `out` exists, or cannot be written.
     """
     source, target = source_of(checkpoint), Path(out).absolute()
     check_place(source, target, overwrite=overwrite, for_folder=False)
-    base = read_own_base(edit, inspect_checkpoint(source))
-    highest = min(min(weight.shape) for weight in base.projections.values())
+    info = inspect_checkpoint(source)
+    base = read_own_base(edit, info)
+    weights = base.editable
+    highest = min(min(weights[name].shape) for name in edit.changes)
     if not 1 <= rank <= highest:
         raise DialError(f"expected a rank of at least 1 and at most {highest}, found {rank}")
     with single_threaded():
-        found = {name: approximate(edit.delta(name, base.projections[name]), rank=rank) for name in changed_names(edit)}
-    tensors = {key: held for name in found for key, held in _named(name, found[name], rank).items()}
+        found = {name: approximate(edit.delta(name, weights[name]), rank=rank) for name in changed_names(edit)}
+    stems = _kohya_stems(info)
+    tensors = {key: held for name in found for key, held in _named(name, found[name], rank, stems).items()}
     origin = {"base_digest": edit.base_digest, "edit_digest": edit.digest, "rank": rank}
     with new_file(target, overwrite=overwrite) as building:
         building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(origin)}))
@@ -111,11 +115,20 @@ def approximate(change: Float[Tensor, "d_out d_in"], *, rank: int) -> Approximat
     return Approximation(down.contiguous(), up.contiguous(), float(error), float(change.square().sum()), tails)
 
 
-def _named(name: str, found: Approximation, rank: int) -> dict[str, Tensor]:
+def _kohya_stems(info: CheckpointInfo) -> dict[str, str]:
+    """Returns what the names of a component's tensors begin with, where kohya's are used."""
+    encoders = info.adapter.text_encoders
+    own = {"text_encoder": "lora_te_text_model"}
+    if len(encoders) > 1:
+        own = {"text_encoder": "lora_te1_text_model", "text_encoder_2": "lora_te2_text_model"}
+    return {"unet": "lora_unet", **own} if info.adapter.denoiser == "unet" else {}
+
+
+def _named(name: str, found: Approximation, rank: int, stems: Mapping[str, str]) -> dict[str, Tensor]:
     component, _, parameter = name.partition(".")
     module = parameter.removesuffix(".weight")
-    if component == "unet":
-        stem = f"lora_unet_{module.replace('.', '_')}"
+    if component in stems:
+        stem = f"{stems[component]}_{module.replace('.', '_')}"
         alpha = torch.tensor(float(rank))
         return {f"{stem}.lora_down.weight": found.down, f"{stem}.lora_up.weight": found.up, f"{stem}.alpha": alpha}
     stem = f"{component}.{module}"

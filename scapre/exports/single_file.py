@@ -8,7 +8,7 @@ text encoder less than the original file, which no program reads.
 import contextlib
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def export_single_file(
     read_own_base(edit, info)
     with new_file(target, overwrite=overwrite) as building:
         layout = layout_of(info.pipeline_class, uses_linear_projection=bool(_config(info, "unet").get(_LINEAR)))
-        tensors = {**_unet(info, edit), **_vae(info), **_encoders(info, layout)}
+        tensors = {**_unet(info, edit), **_vae(info), **_encoders(info, layout, edit)}
         write_tensors(building, tensors, {METADATA_KEY: canonical_json(_origin(info, edit, layout))})
     return target
 
@@ -151,19 +151,22 @@ def _held(folder: Path, stem: str) -> Held:
     return {name: (file, entry) for file in weight_files(folder, stem) for name, entry in read_header(file).items()}
 
 
-def _encoders(info: CheckpointInfo, layout: Layout) -> dict[str, NewTensor]:
-    joined: dict[str, Held] = {}
+def _encoders(info: CheckpointInfo, layout: Layout, edit: Edit) -> dict[str, NewTensor]:
+    joined: dict[str, dict[str, Piece]] = {}
+    changes = {name: edit.changes[name] for name in changed_names(edit)}
     for encoder in layout.encoders:
         for name, place in _held(info.path / encoder.component, ENCODER_STEM).items():
             if not name.endswith("position_ids"):
-                joined.setdefault(stored_text_name(plain_name(name), encoder), {})[plain_name(name)] = place
+                plain = plain_name(name)
+                piece = Piece(*place, changes.get(f"{encoder.component}.{plain}"))
+                joined.setdefault(stored_text_name(plain, encoder), {})[plain] = piece
     return {stored: _stacked(parts) for stored, parts in joined.items()}
 
 
-def _stacked(parts: Held) -> NewTensor:
+def _stacked(parts: Mapping[str, Piece]) -> NewTensor:
     """Returns one tensor as it is, OpenCLIP's transposed projection, or q, k and v one below the other."""
     order = sorted(parts, key=lambda plain: [part not in plain for part in ("q_proj", "k_proj", "v_proj")])
-    pieces = tuple(Piece(*parts[plain]) for plain in order)
+    pieces = tuple(parts[plain] for plain in order)
     if len({piece.stored.dtype for piece in pieces}) > 1:
         raise CheckpointError(f"expected {', '.join(order)} in one type, found several; convert them to one")
     shape = pieces[0].stored.shape

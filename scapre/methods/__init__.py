@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from scapre.errors import DialError
-from scapre.methods import oce, printed, rece, released, scapre, speed, uce
+from scapre.methods import encoder, oce, printed, rece, released, scapre, speed, uce
 from scapre.methods.base import Dial, Method, Problem, Solution
 
 __all__ = ["METHODS", "Dial", "Method", "Problem", "Solution", "find_method"]
 
 METHODS: Mapping[str, Method] = {
-    module.METHOD.name: module.METHOD for module in (scapre, printed, released, uce, rece, speed, oce)
+    module.METHOD.name: module.METHOD for module in (scapre, encoder, printed, released, uce, rece, speed, oce)
 }
 
 

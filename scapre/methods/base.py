@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scapre import solver
 from scapre.concepts import DialValue
 from scapre.determinism import Stopwatch
 from scapre.errors import DialError
@@ -142,6 +143,8 @@ class Method:
     summary: str
     dials: Mapping[str, Dial]
     solve: Callable[[Problem, Dials, Stopwatch], Solution]
+    edits_memories: bool = False
+    """Whether the text encoders' memories are what is changed (`scapre.memories`), instead of the projections."""
     leads_to_anchor: bool = True
     """Whether targets answer as their anchors do once forgotten; some methods only turn them away from themselves."""
 
@@ -159,6 +162,15 @@ class Method:
             name: dial.accept(name, given[name]) if name in given else dial.default
             for name, dial in sorted(self.dials.items())
         }
+
+
+def kept_moment(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
+    """Returns λ_p K0 + λ (E/d_in) I with E = tr K0, what holds the rows at W0."""
+    retained = problem.statistics.retained.second_moment
+    return solver.add_ridge(
+        float(dials["retention_strength"]) * retained,
+        float(dials["ridge"]) * float(torch.trace(retained)) / len(retained),
+    )
 
 
 _READING = Reading()

@@ -33,6 +33,7 @@ from scapre.methods.base import (
     Method,
     Problem,
     Solution,
+    kept_moment,
     slot_moments,
 )
 from scapre.methods.reach import carry_equally
@@ -109,17 +110,14 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
 
 
 def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
-    retained = problem.statistics.retained.second_moment
-    energy = float(torch.trace(retained))
-    matrix = solver.add_ridge(
-        float(dials["retention_strength"]) * retained, float(dials["ridge"]) * energy / len(retained)
-    )
+    matrix = kept_moment(problem, dials)
     if conflict := float(dials["conflict_strength"]):
         shared = [
             spectral.shared_direction(target.weights @ target.features, target.weights @ neutral)
             for target in problem.statistics.targets
             for neutral in target.neutrals
         ]
+        energy = float(torch.trace(problem.statistics.retained.second_moment))
         matrix = matrix + conflict * energy * spectral.conflict_gate(torch.stack(shared, dim=1))
     return matrix
 

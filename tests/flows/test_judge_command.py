@@ -59,7 +59,7 @@ def test_an_edit_is_judged_without_keeping_a_picture_and_machines_can_read_the_a
     assert code == found["exit_code"]
     assert f"verdict     {found['verdict']}" in said
     integrity = next(gate for gate in found["gates"] if gate["gate"] == "integrity")
-    assert "projections hold the base's weights and the edit" in integrity["reason"]
+    assert "weights are the base's with the edit on" in integrity["reason"]
     cases = ElementTree.parse(tmp_path / "judged.xml").getroot().findall("testsuite/testcase")
     assert [cases[-1].get("classname"), cases[-1].get("name")] == ["verdict", found["verdict"]]
     assert verify_evidence(tmp_path / "out") == []

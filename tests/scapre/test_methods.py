@@ -43,6 +43,7 @@ DIALS_TURNED = {
     "rece": {"erasure_strength": 2, "retention_strength": 1, "ridge": 2, "rounds": 1, "attack_ridge": 1},
     "speed": {"erasure_strength": 2, "ridge": 2, "filter_factor": 3, "null_share": 0.01},
     "oce": {"erasure_strength": 2, "empty_strength": 5, "subspace_energy": 0.5, "subspace_share": 0.1},
+    "scapre-encoder": {"erasure_strength": 2, "retention_strength": 1, "ridge": 2},
     "uce": {"erasure_strength": 2, "retention_strength": 1, "ridge": 2},
     "scapre-printed": {
         **{"erasure_strength": 2, "ridge": 2, "conflict_strength": 1e3, "relevance_strength": 9},

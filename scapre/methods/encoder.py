@@ -1,0 +1,81 @@
+"""The default method's objective on the text encoder's memory instead of the projections: for many targets at once.
+
+Minimized, with h_kt what the memory W reads in slot t of target k, and s_kt = o'_kt − o_kt from what its layer gives
+out there to what it gives out for the anchor (`scapre.memories`):
+
+    tr Δ G0 Δᵀ + Σ_k η_k Σ_t ω_kt ‖Δ h_kt − s_kt‖²,   Σ_t ω_kt = 1
+    G0 = λ (E/d_ff) I + λ_p K0,  K0 the second moment of h over retained text,  E = tr K0
+    η_k = η / γ_k,  γ_k the largest eigenvalue of S_k f = γ G0 f,  S_k = Σ_t ω_kt h_kt h_ktᵀ
+
+so that Δ = (Σ_k η_k Σ_t ω_kt s_kt h_ktᵀ) (G0 + Σ_k η_k S_k)⁻¹. Each of several encoders gets its own Δ. Where no
+shifts are told apart (`TargetSlots.shifts`), s is W0 (c' − c), and the answer that of `scapre.methods.scapre`.
+
+What the model reads as text changes, so that every way by which it enters does; whoever puts in another text encoder
+undoes the edit.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scapre import row_systems, solver
+from scapre.determinism import Stopwatch
+from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, kept_moment
+from scapre.moments import TargetSlots, target_batches
+
+DIALS: Mapping[str, Dial] = {
+    **READING_DIALS,
+    "erasure_strength": Dial(
+        3.0,
+        "η: a lone target keeps 1/(1 + η) of its strongest direction, and more of the rest; 0 leaves every weight as "
+        "it is",
+        0,
+    ),
+    "ridge": Dial(0.1, "λ: weight of ‖W − W0‖², in units of the mean energy of what the memory reads, per number", 0),
+    "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
+}
+
+
+def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
+    targets = problem.statistics.targets
+    if not targets:
+        return Solution(torch.zeros_like(problem.base), {"condition_number": 1.0})
+    with clock.phase("statistics"):
+        regularizer = solver.factorize(kept_moment(problem, dials))
+        gains = row_systems.slot_gains(regularizer, targets)
+        strengths = torch.where(gains > 0, float(dials["erasure_strength"]) / gains, 0.0)
+        slots, answers = _moments(problem, strengths)
+    with clock.phase("solve"):
+        delta = solver.shared_map(regularizer, slots=slots, shift=answers)
+    return Solution(delta, {"condition_number": regularizer.condition})
+
+
+def _moments(
+    problem: Problem, strengths: Float[Tensor, " targets"]
+) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "rows d_in"]]:
+    """Returns Σ η ω h hᵀ and Σ η ω s hᵀ."""
+    width = problem.base.shape[1]
+    slots, answers = problem.base.new_zeros(width, width), torch.zeros_like(problem.base)
+    for place, batch in target_batches(problem.statistics.targets):
+        features = torch.cat([target.features for target in batch])
+        shifts = torch.cat([_shifts(problem, target) for target in batch])
+        weights = torch.cat([eta * target.weights for eta, target in zip(strengths[place], batch, strict=True)])
+        weighted = weights.unsqueeze(1) * features
+        slots += features.mT @ weighted
+        answers += shifts.mT @ weighted
+    return slots, answers
+
+
+def _shifts(problem: Problem, target: TargetSlots) -> Float[Tensor, "slots rows"]:
+    return (target.anchors - target.features) @ problem.base.mT if target.shifts is None else target.shifts
+
+
+METHOD = Method(
+    "scapre-encoder",
+    "the same in the text encoder's last MLP: for many targets at once on models that read text by CLIP alone",
+    DIALS,
+    _solve,
+    edits_memories=True,
+)
