@@ -78,12 +78,16 @@ class Plan:
 
     def cells(self) -> Iterator[tuple[str, int, int]]:
         """Yields method, concepts and repetition; a whole round before the next, so that noise meets all alike."""
-        at_few = sorted(METHODS) if self.peers >= 1 else ["scapre", "scapre-released", "uce"]
-        at_many = sorted(METHODS) if self.peers >= 2 else ["scapre"]
+        at_few = ALIKE if self.peers >= 1 else ["scapre", "scapre-released", "uce"]
+        at_many = ALIKE if self.peers >= 2 else ["scapre"]
         for repetition in range(self.repetitions):
             yield from ((method, self.few, repetition) for method in at_few)
             yield from ((method, self.many, repetition) for method in at_many)
         yield from (("scapre", self.most, repetition) for repetition in range(self.repetitions_of_most))
+
+
+ALIKE = sorted(name for name, method in METHODS.items() if not method.edits_memories)
+"""Methods that change the same weights."""
 
 
 def random_projections(plan: Plan) -> dict[str, Tensor]:
