@@ -90,7 +90,7 @@ class PromptEncoder:
         self, text: TextSource, cache: FeatureCache | None = None, on_progress: OnProgress | None = None
     ) -> None:
         self._text, self._cache, self._on_progress = text, cache, on_progress
-        self._done = self._asked = 0
+        self._done = self._asked = self._expected = 0
         self._reader: TextSource | None = None
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
@@ -100,6 +100,16 @@ class PromptEncoder:
         other = PromptEncoder(text, on_progress=self._on_progress)
         other._done, other._asked = self._done, self._asked
         return other
+
+    def expect(self, prompts: int) -> None:
+        """Counts prompts as needed before they are asked for."""
+        self._asked += prompts
+        self._expected += prompts
+
+    def forget(self) -> None:
+        """Lets go of what was read so far."""
+        self._encoded.clear()
+        self._thinned.clear()
 
     def __getitem__(self, prompt: str) -> EncodedPrompt:
         """Returns the features of a prompt given to `encode` before."""
@@ -123,7 +133,8 @@ class PromptEncoder:
                 self._encoded.update(known)
                 pending = [prompt for prompt in pending if prompt not in known]
         if pending:
-            self._asked += len(pending)
+            self._asked += max(0, len(pending) - self._expected)
+            self._expected = max(0, self._expected - len(pending))
             self._encoded.update(self._read(pending, padding))
 
     def _holds(self, prompt: str, padding: int | None) -> bool:

@@ -26,7 +26,7 @@ from scapre.embeddings import (
     templates_of,
 )
 from scapre.neighbours import NEAREST, PLAIN_PICTURE, Near, Neighbourhood, choose_anchor, find_neighbours
-from scapre.row_products import cross_moments
+from scapre.row_products import cross_moments, row_blocks
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
 """Weight of each group of retained text in K0 while no more slots are named than found; see `Retained.shares`."""
@@ -65,6 +65,12 @@ class Placed:
             found.append((fill(template, name), [anchor, *neighbours]))
         return found
 
+    @property
+    def prompts(self) -> Iterator[str]:
+        """Every sentence that is aligned with another, slot by slot, padding included."""
+        for sentence, others in self.sentences:
+            yield from (sentence.text, *others)
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -87,8 +93,7 @@ class Passage:
     def aligned_prompts(self) -> Iterator[str]:
         """Every sentence that is aligned with another, slot by slot, padding included."""
         for placed in self.targets:
-            for sentence, others in placed.sentences:
-                yield from (sentence.text, *others)
+            yield from placed.prompts
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ class TargetSlots:
         return self.placed.concept.name
 
 
+TARGETS_READ_AT_ONCE, SENTENCES_READ_AT_ONCE = 16, 1024
+"""Targets, and retained sentences, whose memories are held at the same time."""
 TARGETS_AT_ONCE = 64
 """Targets whose slots are laid side by side: enough for one fast product, few enough for memory at any number."""
 
@@ -130,7 +137,7 @@ class Retained:
     sums: Mapping[str, Float[Tensor, "d_in d_in"]]
     """Σ c cᵀ over the slots of each group."""
     features: Mapping[str, Float[Tensor, "_ d_in"]]
-    """The slots themselves, group by group."""
+    """The slots themselves, group by group; none where only their sums are wanted."""
     counts: Mapping[str, int]
     """Number of slots of each group."""
 
@@ -211,14 +218,9 @@ def read_text(
             "general": [EMPTY_PROMPT],
         },
     )
-    encode_passage(encoder, passage, padding_slots=reading.padding_slots)
-    return passage
-
-
-def encode_passage(encoder: PromptEncoder, passage: Passage, *, padding_slots: int) -> None:
-    """Encodes every sentence that `gather_statistics` reads, each once."""
     encoder.encode(passage.aligned_prompts)
-    encoder.encode((text for texts in passage.retained.values() for text in texts), padding=padding_slots)
+    encoder.encode((text for texts in passage.retained.values() for text in texts), padding=reading.padding_slots)
+    return passage
 
 
 def _part_strangers(
@@ -252,16 +254,12 @@ def _place(concept: Concept, near: Neighbourhood, unknown: frozenset[str], readi
 
 
 def gather_statistics(
-    encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device, width: int | None = None
+    encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device
 ) -> Statistics:
-    """Returns slots, anchors, neighbours and second moments, in float64 on `device`.
-
-    With a `width`, what the encoder gives beyond it are answers: what they are to change by is told of each slot.
-    """
-    targets = tuple(_target_slots(encoder, placed, padding_slots, device, width) for placed in passage.targets)
+    """Returns slots, anchors, neighbours and second moments, in float64 on `device`."""
+    targets = tuple(_target_slots(encoder, placed, padding_slots, device) for placed in passage.targets)
     rows = {
-        group: _retained_rows(encoder, prompts, padding_slots, device, width)
-        for group, prompts in passage.retained.items()
+        group: _retained_rows(encoder, prompts, padding_slots, device) for group, prompts in passage.retained.items()
     }
     retained = Retained(
         sums={group: cross_moments((features, features))[0] for group, features in rows.items()},
@@ -269,15 +267,51 @@ def gather_statistics(
         counts={group: len(features) for group, features in rows.items()},
     )
     ends = NameEnds(
-        *(
-            _ends(encoder, texts, like=rows["general"])
-            for texts in (
-                [fill(BARE, placed.concept.name).text for placed in passage.targets],
-                [EMPTY_PROMPT, *(fill(BARE, name).text for name in passage.kept)],
-            )
-        )
+        _ends(encoder, [fill(BARE, placed.concept.name).text for placed in passage.targets], like=rows["general"]),
+        _ends(encoder, [EMPTY_PROMPT, *(fill(BARE, name).text for name in passage.kept)], like=rows["general"]),
     )
     return Statistics(targets, retained, ends)
+
+
+def gather_memories(
+    encoder: PromptEncoder, passage: Passage, *, padding_slots: int, device: torch.device, width: int
+) -> Statistics:
+    """Returns slots and second moments of a memory, which `encoder` reads, as `gather_statistics` does of features.
+
+    What the encoder gives beyond `width` are answers, of which each target's shifts are told. Memories are several
+    times as wide as features: a part of the text is read at a time, and let go. Ends of names are left out.
+    """
+    placed = [passage.targets[block] for block in row_blocks(len(passage.targets), TARGETS_READ_AT_ONCE)]
+    sentences = [{text for one in batch for text in one.prompts} for batch in placed]
+    retained = {
+        group: [sorted(prompts)[block] for block in row_blocks(len(prompts), SENTENCES_READ_AT_ONCE)]
+        for group, prompts in passage.retained.items()
+    }
+    encoder.expect(sum(map(len, sentences)) + sum(len(part) for parts in retained.values() for part in parts))
+    targets: list[TargetSlots] = []
+    for batch, prompts in zip(placed, sentences, strict=True):
+        encoder.encode(prompts)
+        targets += [_memory_slots(_target_slots(encoder, one, padding_slots, device), width) for one in batch]
+        encoder.forget()
+    nothing = torch.zeros(0, width, dtype=torch.float64, device=device)
+    sums, counts = dict.fromkeys(retained, nothing.mT @ nothing), dict.fromkeys(retained, 0)
+    for group, parts in retained.items():
+        for part in parts:
+            encoder.encode(part, padding=padding_slots)
+            rows = _retained_rows(encoder, part, padding_slots, device, width)
+            sums[group] += cross_moments((rows, rows))[0]
+            counts[group] += len(rows)
+            encoder.forget()
+    return Statistics(tuple(targets), Retained(sums, {}, counts), NameEnds(nothing, nothing))
+
+
+def _memory_slots(whole: TargetSlots, width: int) -> TargetSlots:
+    """Returns slots whose features end at `width`, with the shifts between what stands behind."""
+    features, anchors, *neutrals = (
+        part[:, :width].contiguous() for part in (whole.features, whole.anchors, *whole.neutrals)
+    )
+    shifts = (whole.anchors - whole.features)[:, width:]
+    return TargetSlots(whole.placed, features, anchors, whole.weights, tuple(neutrals), shifts)
 
 
 def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: bool) -> list[str]:
@@ -287,9 +321,7 @@ def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: boo
     return [fill(template, name).text for name in names for template in chosen[name]]
 
 
-def _target_slots(
-    encoder: PromptEncoder, placed: Placed, padding: int, device: torch.device, width: int | None
-) -> TargetSlots:
+def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: torch.device) -> TargetSlots:
     features, weights = [], []
     others: list[list[Tensor]] = [[] for _ in range(1 + len(placed.neighbours))]  # the anchor, then the neighbours
     pairs = placed.sentences
@@ -301,22 +333,20 @@ def _target_slots(
             other = encoder[text]
             others[column].append(other.features[[aligned_slot(slot, prompt, other) for slot in slots]])
         weights.append(torch.full((len(slots),), 1.0 / (len(slots) * len(pairs)), dtype=torch.float64, device=device))
-    whole = [torch.cat(parts).to(device, torch.float64) for parts in (features, *others)]
-    target, anchors, *neutrals = (part[:, :width].contiguous() for part in whole)
-    shifts = None if width is None else (whole[1] - whole[0])[:, width:]
-    return TargetSlots(placed, target, anchors, torch.cat(weights), tuple(neutrals) or (anchors,), shifts)
+    target, anchors, *neutrals = (torch.cat(parts).to(device, torch.float64) for parts in (features, *others))
+    return TargetSlots(placed, target, anchors, torch.cat(weights), tuple(neutrals) or (anchors,))
 
 
 def _ends(
     encoder: PromptEncoder, prompts: Sequence[str], *, like: Float[Tensor, "_ d_in"]
 ) -> Float[Tensor, "prompts d_in"]:
     encoded = [encoder[prompt] for prompt in prompts]
-    ends = [prompt.features[prompt.ends, : like.shape[1]].to(like).mean(dim=0) for prompt in encoded]
+    ends = [prompt.features[prompt.ends].to(like).mean(dim=0) for prompt in encoded]
     return torch.stack(ends) if ends else like[:0]
 
 
 def _retained_rows(
-    encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device, width: int | None
+    encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device, width: int | None = None
 ) -> Float[Tensor, "slots d_in"]:
     encoded = [encoder[prompt] for prompt in sorted(prompts)]  # a sum in another order has other last bits
     read = [prompt.rows_read(padding) for prompt in encoded]

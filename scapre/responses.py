@@ -72,12 +72,30 @@ class ResponseMoments:
         return (features @ self.base * features).sum(dim=1).clamp_min(0.0)
 
 
-def shift_left(delta: Float[Tensor, "rows d_in"], target: TargetSlots) -> float:
-    """Returns how much of a target's `shifts` is left to do: 0 is forgotten, 1 untouched."""
-    if target.shifts is None:
-        raise ValueError("expected a target whose answers have shifts, found one without")
-    left = (target.features @ delta.mT - target.shifts).square().sum(dim=1)
-    return root_ratio(target.weights @ left, target.weights @ target.shifts.square().sum(dim=1))
+@dataclass(frozen=True)
+class MemoryResponses:
+    """The same of a memory, whose rows are fewer than its features are wide."""
+
+    base: Float[Tensor, "rows d_in"]
+    """W0."""
+    delta: Float[Tensor, "rows d_in"]
+
+    def residual(self, target: TargetSlots) -> float:
+        """Returns how much of a target's shifts is left to do: 0 is forgotten, 1 untouched."""
+        shifts = (target.anchors - target.features) @ self.base.mT if target.shifts is None else target.shifts
+        left = target.features @ self.delta.mT - shifts
+        return root_ratio(target.weights @ left.square().sum(dim=1), target.weights @ shifts.square().sum(dim=1))
+
+    def neighbour_change(self, target: TargetSlots) -> float:
+        """Returns how far the nearest neighbour's response moved, in units of its distance to the target's."""
+        neighbour = target.neutrals[0]
+        moved, apart = neighbour @ self.delta.mT, (target.features - neighbour) @ self.base.mT
+        return root_ratio(target.weights @ moved.square().sum(dim=1), target.weights @ apart.square().sum(dim=1))
+
+    def retained_change(self, second_moment: Float[Tensor, "d_in d_in"]) -> float:
+        """Returns how far responses to text of this second moment moved, in units of what they were."""
+        moved, before = ((rows @ second_moment * rows).sum().clamp_min(0.0) for rows in (self.delta, self.base))
+        return root_ratio(moved, before)
 
 
 def root_ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:

@@ -31,8 +31,8 @@ from scapre.feature_cache import FeatureCache
 from scapre.memories import read_memories
 from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Passage, Reading, Statistics, encode_passage, gather_statistics, read_text
-from scapre.responses import ResponseMoments, root_ratio, shift_left
+from scapre.moments import Passage, Reading, Statistics, gather_memories, gather_statistics, read_text
+from scapre.responses import MemoryResponses, ResponseMoments, root_ratio
 from scapre.vocabulary import proposable_names
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
@@ -84,14 +84,13 @@ def unlearn(
             with _open_cache(cache, base) as kept:
                 encoder = PromptEncoder(base.text, kept, on_progress)
                 passage, found = order.read(encoder)
-            sources = order.sources(base, encoder, passage)
+            parts = order.read_memories(base, encoder, passage)
         with clock.phase("statistics"):
-            told_by_text = [source.statistics(passage, order.reading) for source in sources]
-            changing = [source.weights for source in sources]
-            weights = base.weights.only(itertools.chain(*changing))
+            parts = parts or [(base.weights.projections, order.gather_statistics(base, encoder, passage))]
+            weights = base.weights.only(itertools.chain(*(changing for changing, _ in parts)))
             not_covered = list(base.architecture.not_covered)
-            del base, encoder, sources  # encoder and features take more memory than anything that follows
-            problems = [Problem.of(*one) for one in zip(changing, told_by_text, strict=True)]
+            del base, encoder  # encoder and features take more memory than anything that follows
+            problems = [Problem.of(*part) for part in parts]
         solutions = [order.method.solve(problem, order.dials, clock) for problem in problems]
         spec = EditSpec(
             method=order.method.name,
@@ -168,20 +167,8 @@ def _open_cache(file: Path | str | None, base: BaseModel) -> Generator[FeatureCa
         yield cache
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Weights that read the same features, and those features."""
-
-    weights: Mapping[str, Tensor]
-    encoder: PromptEncoder
-    width: int | None = None
-    """d_in, where what the encoder gives beyond it are answers."""
-
-    def statistics(self, passage: Passage, reading: Reading) -> Statistics:
-        device = next(iter(self.weights.values())).device
-        return gather_statistics(
-            self.encoder, passage, padding_slots=reading.padding_slots, device=device, width=self.width
-        )
+_Told = tuple[Mapping[str, Tensor], Statistics]
+"""Weights that read the same features, and what text says of these."""
 
 
 @dataclass(frozen=True)
@@ -224,21 +211,32 @@ class _Order:
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         return passage, examine(encoder, passage, self.reading)
 
-    def sources(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> list[_Source]:
-        """Returns what the method may change; each is solved for by itself."""
-        if not self.method.edits_memories:
-            return [_Source(base.weights.projections, encoder)]
-        found = []
-        for name, memory in read_memories(base).items():
-            encoder = encoder.followed_by(memory)
-            encode_passage(encoder, passage, padding_slots=self.reading.padding_slots)
-            found.append(_Source({name: base.weights.encoders[name]}, encoder, memory.memory_width))
+    def gather_statistics(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> Statistics:
+        device = next(iter(base.weights.projections.values())).device
+        return gather_statistics(encoder, passage, padding_slots=self.reading.padding_slots, device=device)
+
+    def read_memories(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> list[_Told]:
+        """Returns each memory to be changed and what text says of it; none where projections are."""
+        found: list[_Told] = []
+        for name, memory in read_memories(base).items() if self.method.edits_memories else ():
+            weight, encoder = base.weights.encoders[name], encoder.followed_by(memory)
+            statistics = gather_memories(
+                encoder,
+                passage,
+                padding_slots=self.reading.padding_slots,
+                device=weight.device,
+                width=memory.memory_width,
+            )
+            found.append(({name: weight}, statistics))
         return found
 
 
 def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     statistics, base, delta = problem.statistics, problem.base, solution.delta
-    if solution.shared_map is None:
+    moments: ResponseMoments | MemoryResponses
+    if any(target.shifts is not None for target in statistics.targets):
+        moments = MemoryResponses(base, delta)
+    elif solution.shared_map is None:
         moments = ResponseMoments.of(base, delta)
     else:
         moments = ResponseMoments.of_map(problem.base_moment, solution.shared_map)
@@ -247,10 +245,7 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     }
     return {
         "drift": drift,
-        "residual_response": {
-            target.name: moments.residual(target) if target.shifts is None else shift_left(delta, target)
-            for target in statistics.targets
-        },
+        "residual_response": {target.name: moments.residual(target) for target in statistics.targets},
         "retained_response": moments.retained_change(statistics.retained.second_moment),
         "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
     }
