@@ -22,6 +22,7 @@ from flows.candidate import Base, concepts_of
 from flows.plan import Plan
 from flows.progress import OnProgress
 from flows.services import Services
+from scapre.methods import METHODS, find_method
 from validation.documents import parse_document, read_document
 from validation.errors import PolicyError
 from validation.policy import Policy
@@ -78,8 +79,12 @@ class Curve:
     """Why not more."""
 
 
-def measured_here(services: Services, base_digest: str) -> tuple[Measured, ...]:
-    """Returns all measurements of a base: those that ship, and the judgements that this installation keeps."""
+def measured_here(services: Services, base_digest: str, method: str = "scapre") -> tuple[Measured, ...]:
+    """Returns all measurements of a base: those that ship, and the judgements that this installation keeps.
+
+    Of methods that change the same weights only: what a response costs is another matter elsewhere in the model.
+    """
+    is_elsewhere = find_method(method).edits_memories
     shipped = parse_document(
         _Table,
         read_document(MEASURED, error=PolicyError),
@@ -88,8 +93,11 @@ def measured_here(services: Services, base_digest: str) -> tuple[Measured, ...]:
         example="points: []",
         error=PolicyError,
     ).points
-    own = [_judged(folder) for folder in sorted(services.evidence.glob("*")) if (folder / "edit.json").is_file()]
-    found = [point for point in (*shipped, *own) if point is not None and point.base == base_digest]
+    folders = [folder for folder in sorted(services.evidence.glob("*")) if (folder / "edit.json").is_file()]
+    own = [_judged(folder) for folder in folders if _edits_memories(folder) == is_elsewhere]
+    found = [
+        point for point in (*(() if is_elsewhere else shipped), *own) if point is not None and point.base == base_digest
+    ]
     return tuple(sorted(found, key=lambda point: point.response))
 
 
@@ -179,6 +187,11 @@ def _fits(points: Sequence[Point], policy: Policy) -> tuple[int | None, str]:
                 return fits, f"{point.more} more would cost {loss:.1%} of {role} concepts' pictures, limit {margin:.1%}"
         fits = point.more
     return fits, "no more were tried"
+
+
+def _edits_memories(folder: Path) -> bool:
+    method = METHODS.get(str(json.loads((folder / "edit.json").read_bytes()).get("method")))
+    return method is not None and method.edits_memories
 
 
 def _judged(folder: Path) -> Measured | None:

@@ -91,7 +91,7 @@ def look_ahead(
             plan,
             base,
             candidates=plausible,
-            measured=measured_here(services, scapre.base_digest(base.folder)),
+            measured=measured_here(services, scapre.base_digest(base.folder), plan.method),
             policy=policy,
             cache=cache,
             more=more or MORE,

@@ -11,7 +11,7 @@ Layers Are Key-Value Memories"); Arad et al. 2024 ("ReFACT") edit them in CLIP, 
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scapre.architectures.base import BaseModel, memory_name
-from scapre.errors import UnsupportedArchitectureError
-from scapre.text import SideBySide, TextStack, copy_sharing_weights
+from scapre.errors import CheckpointError, UnsupportedArchitectureError
+from scapre.text import SideBySide, TextSource, TextStack, copy_sharing_weights
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class MemoryStack(TextStack):
         """d_ff + d."""
         return self.memory_width + super().width
 
-    def in_float32(self) -> "MemoryStack":
-        """Returns the stack, its encoder a copy over the same weights that tells [h, o]."""
+    def in_float32(self) -> TextStack:
+        """Returns a stack whose encoder is a copy over the same weights, and whose features are [h, o]."""
         ready = super().in_float32()
         own = copy_sharing_weights(self.encoder) if ready.encoder is self.encoder else ready.encoder
-        return replace(self, encoder=_Tapped(own, self.layer), hidden_layer=None)
+        told: dict[str, Any] = {**_fields(self), "encoder": _Tapped(own, self.layer), "hidden_layer": None}
+        return TextStack(**told)
 
 
 class _Tapped(nn.Module):
@@ -73,8 +74,16 @@ class _Tapped(nn.Module):
         attention_mask: Tensor | None,
         output_hidden_states: bool,  # noqa: ARG002  as encoders are called
     ) -> SimpleNamespace:
+        self._seen.h = self._seen.o = None
         self.encoder(ids, attention_mask=attention_mask)
-        return SimpleNamespace(last_hidden_state=torch.cat([self._seen.h, self._seen.o], dim=-1))
+        heard, told = self._seen.h, self._seen.o
+        self._seen.h = self._seen.o = None
+        if heard is None or told is None:
+            raise CheckpointError(
+                "expected a text encoder that computes with its own modules, found one whose forward was replaced; "
+                "load the pipeline anew"
+            )
+        return SimpleNamespace(last_hidden_state=torch.cat([heard, told], dim=-1))
 
     def _keep_input(self, _: nn.Module, given: tuple[Float[Tensor, "prompts slots d_ff"]]) -> None:
         self._seen.h = given[0]
@@ -89,15 +98,14 @@ def read_memories(base: BaseModel) -> Mapping[str, MemoryStack]:
     Raises:
         UnsupportedArchitectureError: features come from other encoders than CLIP's as well, or W is no plain weight.
     """
-    if not base.architecture.memories:
+    if not base.architecture.has_memories:
         raise UnsupportedArchitectureError(
             f"expected a model that reads its text by CLIP alone, found {base.architecture.name}, whose text encoder "
             "has no memory that can be edited so; use another method, which edits the projections"
         )
-    stacks = base.text.sources if isinstance(base.text, SideBySide) else (base.text,)
     found: dict[str, MemoryStack] = {}
-    for stack in stacks:
-        memory = MemoryStack(**{name: getattr(stack, name) for name in TextStack.__dataclass_fields__})
+    for stack in base.text.sources if isinstance(base.text, SideBySide) else (base.text,):
+        memory = MemoryStack(**_fields(stack))
         weight = base.weights.encoders.get(memory.weight_name)
         if weight is None or not weight.is_floating_point():
             raise UnsupportedArchitectureError(
@@ -106,6 +114,10 @@ def read_memories(base: BaseModel) -> Mapping[str, MemoryStack]:
             )
         found[memory.weight_name] = memory
     return found
+
+
+def _fields(stack: TextSource) -> dict[str, Any]:
+    return {field.name: getattr(stack, field.name) for field in fields(TextStack)}
 
 
 def _layers(encoder: Any) -> Any:

@@ -6,7 +6,7 @@ Guarantees:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -97,6 +97,21 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What the layer of a memory gives out, slot by slot: all that a model reads of it."""
+
+    target: Float[Tensor, "slots d"]
+    anchor: Float[Tensor, "slots d"]
+    neutral: Float[Tensor, "slots d"]
+    """For the nearest neighbour."""
+
+    @property
+    def shifts(self) -> Float[Tensor, "slots d"]:
+        """By how much the target's outputs are to change."""
+        return self.anchor - self.target
+
+
+@dataclass(frozen=True)
 class TargetSlots:
     """The slots that carry one target concept."""
 
@@ -108,8 +123,8 @@ class TargetSlots:
     """Weights ω, which sum to 1."""
     neutrals: tuple[Float[Tensor, "slots d_in"], ...]
     """Features of each neighbour, slot by slot; the anchor's when nothing is retained."""
-    shifts: Float[Tensor, "slots rows"] | None = None
-    """By how much the answers are to change, where that is not W0 (c' − c)."""
+    outputs: "Outputs | None" = None
+    """What a memory's layer gives out there, where it is a memory that is read (`scapre.memories`)."""
 
     @property
     def name(self) -> str:
@@ -140,6 +155,8 @@ class Retained:
     """The slots themselves, group by group; none where only their sums are wanted."""
     counts: Mapping[str, int]
     """Number of slots of each group."""
+    output_energies: Mapping[str, float] = field(default_factory=dict)
+    """Σ ‖o‖² over the slots of each group, where a memory is read."""
 
     @property
     def second_moment(self) -> Float[Tensor, "d_in d_in"]:
@@ -148,6 +165,11 @@ class Retained:
             (share * self.sums[group] / self.counts[group] for group, share in self.shares.items()),
             start=torch.zeros_like(self.sums["general"]),
         )
+
+    @property
+    def output_energy(self) -> float:
+        """Mean of ‖o‖² over retained slots, weighted likewise."""
+        return sum(share * self.output_energies[group] / self.counts[group] for group, share in self.shares.items())
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -278,8 +300,8 @@ def gather_memories(
 ) -> Statistics:
     """Returns slots and second moments of a memory, which `encoder` reads, as `gather_statistics` does of features.
 
-    What the encoder gives beyond `width` are answers, of which each target's shifts are told. Memories are several
-    times as wide as features: a part of the text is read at a time, and let go. Ends of names are left out.
+    What the encoder gives beyond `width` are outputs of its layer. Memories are several times as wide as features: a
+    part of the text is read at a time, and let go. Ends of names are left out.
     """
     placed = [passage.targets[block] for block in row_blocks(len(passage.targets), TARGETS_READ_AT_ONCE)]
     sentences = [{text for one in batch for text in one.prompts} for batch in placed]
@@ -295,23 +317,26 @@ def gather_memories(
         encoder.forget()
     nothing = torch.zeros(0, width, dtype=torch.float64, device=device)
     sums, counts = dict.fromkeys(retained, nothing.mT @ nothing), dict.fromkeys(retained, 0)
+    energies = dict.fromkeys(retained, 0.0)
     for group, parts in retained.items():
         for part in parts:
             encoder.encode(part, padding=padding_slots)
-            rows = _retained_rows(encoder, part, padding_slots, device, width)
-            sums[group] += cross_moments((rows, rows))[0]
+            rows = _retained_rows(encoder, part, padding_slots, device)
+            heard = rows[:, :width].contiguous()
+            sums[group] += cross_moments((heard, heard))[0]
+            energies[group] += float(rows[:, width:].square().sum())
             counts[group] += len(rows)
             encoder.forget()
-    return Statistics(tuple(targets), Retained(sums, {}, counts), NameEnds(nothing, nothing))
+    return Statistics(tuple(targets), Retained(sums, {}, counts, energies), NameEnds(nothing, nothing))
 
 
 def _memory_slots(whole: TargetSlots, width: int) -> TargetSlots:
-    """Returns slots whose features end at `width`, with the shifts between what stands behind."""
+    """Returns slots whose features end at `width`, and the outputs that stand behind."""
     features, anchors, *neutrals = (
-        part[:, :width].contiguous() for part in (whole.features, whole.anchors, *whole.neutrals)
+        part[:, :width].clone() for part in (whole.features, whole.anchors, *whole.neutrals)
     )
-    shifts = (whole.anchors - whole.features)[:, width:]
-    return TargetSlots(whole.placed, features, anchors, whole.weights, tuple(neutrals), shifts)
+    outputs = Outputs(*(part[:, width:].clone() for part in (whole.features, whole.anchors, whole.neutrals[0])))
+    return TargetSlots(whole.placed, features, anchors, whole.weights, tuple(neutrals), outputs)
 
 
 def _sentences(concepts: Sequence[Concept], names: Sequence[str], *, spread: bool) -> list[str]:
@@ -346,14 +371,13 @@ def _ends(
 
 
 def _retained_rows(
-    encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device, width: int | None = None
+    encoder: PromptEncoder, prompts: Sequence[str], padding: int, device: torch.device
 ) -> Float[Tensor, "slots d_in"]:
     encoded = [encoder[prompt] for prompt in sorted(prompts)]  # a sum in another order has other last bits
     read = [prompt.rows_read(padding) for prompt in encoded]
-    width = width or encoder[EMPTY_PROMPT].features.shape[1]
+    width = encoded[0].features.shape[1] if encoded else encoder[EMPTY_PROMPT].features.shape[1]
     rows = torch.empty(sum(map(len, read)), width, dtype=torch.float64, device=device)
     places = rows.split([len(chosen) for chosen in read])
     for place, prompt, chosen in zip(places, encoded, read, strict=True):
-        features = prompt.features if len(chosen) == len(prompt.features) else prompt.features[chosen]
-        place.copy_(features[:, :width])
+        place.copy_(prompt.features if len(chosen) == len(prompt.features) else prompt.features[chosen])
     return rows

@@ -8,12 +8,13 @@ so that thousands of slots cost d_in² each instead of rows × d_in. Exact to ro
 below 1e-7 of what it is compared with is noise.
 """
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.moments import TargetSlots
+from scapre.moments import Outputs, Retained, TargetSlots
 from scapre.row_products import cross_moments
 
 
@@ -74,28 +75,36 @@ class ResponseMoments:
 
 @dataclass(frozen=True)
 class MemoryResponses:
-    """The same of a memory, whose rows are fewer than its features are wide."""
+    """The same of a memory, in units of what its layer gives out, which is more than the memory's own answer."""
 
-    base: Float[Tensor, "rows d_in"]
-    """W0."""
     delta: Float[Tensor, "rows d_in"]
+    retained: Retained
 
     def residual(self, target: TargetSlots) -> float:
         """Returns how much of a target's shifts is left to do: 0 is forgotten, 1 untouched."""
-        shifts = (target.anchors - target.features) @ self.base.mT if target.shifts is None else target.shifts
-        left = target.features @ self.delta.mT - shifts
-        return root_ratio(target.weights @ left.square().sum(dim=1), target.weights @ shifts.square().sum(dim=1))
+        outputs = _outputs(target)
+        left = target.features @ self.delta.mT - outputs.shifts
+        return _over(target, left, outputs.shifts)
 
     def neighbour_change(self, target: TargetSlots) -> float:
-        """Returns how far the nearest neighbour's response moved, in units of its distance to the target's."""
-        neighbour = target.neutrals[0]
-        moved, apart = neighbour @ self.delta.mT, (target.features - neighbour) @ self.base.mT
-        return root_ratio(target.weights @ moved.square().sum(dim=1), target.weights @ apart.square().sum(dim=1))
+        """Returns how far the nearest neighbour's output moved, in units of its distance to the target's."""
+        outputs = _outputs(target)
+        return _over(target, target.neutrals[0] @ self.delta.mT, outputs.target - outputs.neutral)
 
     def retained_change(self, second_moment: Float[Tensor, "d_in d_in"]) -> float:
-        """Returns how far responses to text of this second moment moved, in units of what they were."""
-        moved, before = ((rows @ second_moment * rows).sum().clamp_min(0.0) for rows in (self.delta, self.base))
-        return root_ratio(moved, before)
+        """Returns how far outputs to text of this second moment moved, in units of those to all retained text."""
+        moved = float((self.delta @ second_moment * self.delta).sum().clamp_min(0.0))
+        return math.sqrt(moved / self.retained.output_energy)
+
+
+def _outputs(target: TargetSlots) -> Outputs:
+    if target.outputs is None:
+        raise ValueError("expected slots of a memory, with what its layer gives out, found features alone")
+    return target.outputs
+
+
+def _over(target: TargetSlots, moved: Float[Tensor, "slots d"], reference: Float[Tensor, "slots d"]) -> float:
+    return root_ratio(target.weights @ moved.square().sum(dim=1), target.weights @ reference.square().sum(dim=1))
 
 
 def root_ratio(squared: Float[Tensor, ""], reference: Float[Tensor, ""]) -> float:

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ def unlearn(
         method: name of the method, see `scapre.methods.METHODS`.
         withheld: names the vocabulary must not propose, so that what nobody named can be measured.
         cache: file in which features of retained text are kept for the next edit of the same base, whatever its
-            targets; they are encoded anew if `None`. The edit is the same.
+            targets; they are encoded anew if `None`. The edit is the same. What memories read is always read anew.
         on_progress: called with how many prompts are encoded and how many are known to be needed; both grow.
         **dials: settings of the method; unknown ones are refused.
 
@@ -88,7 +87,7 @@ def unlearn(
         with clock.phase("statistics"):
             parts = parts or [(base.weights.projections, order.gather_statistics(base, encoder, passage))]
             weights = base.weights.only(itertools.chain(*(changing for changing, _ in parts)))
-            not_covered = list(base.architecture.not_covered)
+            not_covered = list(base.architecture.left_open(memories=order.method.edits_memories))
             del base, encoder  # encoder and features take more memory than anything that follows
             problems = [Problem.of(*part) for part in parts]
         solutions = [order.method.solve(problem, order.dials, clock) for problem in problems]
@@ -234,8 +233,8 @@ class _Order:
 def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     statistics, base, delta = problem.statistics, problem.base, solution.delta
     moments: ResponseMoments | MemoryResponses
-    if any(target.shifts is not None for target in statistics.targets):
-        moments = MemoryResponses(base, delta)
+    if statistics.retained.output_energies:
+        moments = MemoryResponses(delta, statistics.retained)
     elif solution.shared_map is None:
         moments = ResponseMoments.of(base, delta)
     else:
@@ -252,25 +251,15 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
 
 
 def _together(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns what was found of all problems: of each weight as it is, of responses the root mean square."""
-    if len(said) == 1:
-        return dict(said[0])
+    """Returns what was found of all parts: by name, the largest number where several have said one."""
     together: dict[str, Any] = {}
-    for key in said[0]:
-        found = [one[key] for one in said]
-        if key == "drift":
-            together[key] = {name: drift for one in found for name, drift in one.items()}
-        elif key == "condition_number":
-            together[key] = max(found)
-        elif isinstance(found[0], Mapping):
-            together[key] = {name: _root_mean_square([one[name] for one in found]) for name in found[0]}
-        else:
-            together[key] = _root_mean_square(found)
+    for key, value in itertools.chain(*(one.items() for one in said)):
+        held = together.setdefault(key, value)
+        if isinstance(value, Mapping):
+            together[key] = _together([held, value]) if held is not value else value
+        elif isinstance(value, float):
+            together[key] = max(held, value)
     return together
-
-
-def _root_mean_square(values: Sequence[float]) -> float:
-    return math.sqrt(sum(value**2 for value in values) / len(values))
 
 
 def _warn_of_much_left(residual: Mapping[str, float]) -> list[str]:

@@ -16,8 +16,9 @@ import torch
 from validation.judgement import Drift, PartDrift, TensorDrift
 from validation.rendering import Pipeline
 
-_READS_PROMPT = re.compile(r"\b(attn2|add_[kv]_proj|context_embedder|caption_projection)\b")
-"""The layers through which a denoiser reads its prompt, as diffusers names them: cross-attention, or what feeds it."""
+_READS_PROMPT = re.compile(r"\b(attn2|add_[kv]_proj|context_embedder|caption_projection)\b|^text_encoder.*\.mlp\.fc2\b")
+"""The layers through which a denoiser reads its prompt, as diffusers names them: cross-attention, what feeds it, and
+the memories of a text encoder."""
 _LARGEST_NAMED = 20
 
 

@@ -22,6 +22,7 @@ SAME_TEXT: dict[str, float | str] = {"anchor": "nearest", "vocabulary": 2000}
 SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
     "none": ({},),
     "scapre": ({}, {"erasure_strength": 3}, {"erasure_strength": 10}, {"erasure_strength": 50}),
+    "scapre-encoder": ({}, {"erasure_strength": 2}, {"erasure_strength": 5}),
     "uce": (
         {},
         {"erasure_strength": 0.1},

@@ -75,12 +75,12 @@ def unlearn(
         if out.resolve().is_relative_to(checkpoint.resolve()):
             raise BadRequestError(f"expected a place outside of the checkpoint, found {out}; choose another")
         check_writable(out)
-    info = scapre.inspect_checkpoint(checkpoint)
+    info, chosen = scapre.inspect_checkpoint(checkpoint), find_method(method)
     if not checkpoint.is_file():
-        scapre.check_mergeable(info)
-    for way in info.not_covered:
-        typer.echo(f"note: {way}; an edit leaves that as it is", err=True)
-    dials: dict[str, Any] = find_method(method).resolve(parse_dials(dial or []))
+        scapre.check_mergeable(info, memories=chosen.edits_memories)
+    for way in info.adapter.left_open(memories=chosen.edits_memories):
+        typer.echo(f"note: an edit does not cover that {way}", err=True)
+    dials: dict[str, Any] = chosen.resolve(parse_dials(dial or []))
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
     if out is None or dry_run:

@@ -46,7 +46,7 @@ def export(
 
     **single-file**: one file in the original layout of Stable Diffusion 1.x, 2.x and XL, as web UIs read it.
 
-    **lora**: only the change, as a product of two thin matrices for each projection. It approximates the edit; how well
+    **lora**: only the change, as a product of two thin matrices for each weight. It approximates the edit; how well
     is printed, and which rank would lose at most 1 %. Whoever uses the model must load it, so it proves nothing about
     the base model alone.
 
@@ -84,7 +84,7 @@ def _check_export(out: Path, kind: ExportKind, rank: int | None, *, force: bool)
 
 
 def _show_lora(written: "LoraExport") -> None:
-    table = Table(Column("projection", overflow="fold"), "relative error")
+    table = Table(Column("weight", overflow="fold"), "relative error")
     for name, error in sorted(written.errors.items()):
         table.add_row(name, f"{error:.2%}")
     table.add_row("all together", f"{written.error:.2%}", style="bold")

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 from typing import Any
 
 import torch
@@ -13,14 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from scapre.concepts import canonical_json
 from scapre.determinism import side_by_side
 from scapre.errors import UnsupportedArchitectureError
-from scapre.text import TextSource, plain_name
-
-_MEMORY = re.compile(r"^encoder\.layers\.\d+\.mlp\.fc2\.weight$")
+from scapre.text import TextSource
 
 
 def memory_name(layer: int) -> str:
     """Returns the name of the second linear map of an MLP of a CLIP encoder."""
     return f"encoder.layers.{layer}.mlp.fc2.weight"
+
+
+def memory_names(held: Container[str]) -> list[str]:
+    """Returns those names of an encoder that holds parameters of these names."""
+    return list(takewhile(held.__contains__, map(memory_name, count())))
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,20 @@ class Architecture:
     """Text encoders a checkpoint may lack."""
     passed_before: tuple[str, ...] = ()
     """Modules of the denoiser text passes through before the projections."""
-    memories: frozenset[str] = frozenset()
-    """Text encoders whose memory can be edited, see `scapre.memories`: all of them, or none."""
     not_covered: tuple[str, ...] = ()
-    """Other ways by which text enters, which the edit leaves as they are."""
+    """Other ways by which text enters, which an edit of the projections leaves as they are."""
+    has_memories: bool = False
+    """Whether the memories of its text encoders can be edited, see `scapre.memories`."""
+    not_covered_by_memories: tuple[str, ...] = ()
+    """What an edit of the memories does not lead anywhere, or does not reach."""
 
     def is_projection(self, parameter: str) -> bool:
         """Returns whether a denoiser parameter is a weight that is edited."""
         return parameter.endswith(".weight") and bool(self.projection.search(parameter.removesuffix(".weight")))
 
-    def is_memory(self, component: str, parameter: str) -> bool:
-        """Returns whether a text encoder's parameter may be the weight of its memory, if its layer is the one read."""
-        return component in self.memories and bool(_MEMORY.search(plain_name(parameter)))
+    def left_open(self, *, memories: bool) -> tuple[str, ...]:
+        """Returns what an edit of the memories, or of the projections, does not cover."""
+        return self.not_covered_by_memories if memories else self.not_covered
 
     def is_read(self, parameter: str) -> bool:
         """Returns whether a denoiser parameter is edited or on the way of text to those that are."""

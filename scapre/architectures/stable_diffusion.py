@@ -17,6 +17,10 @@ from scapre.text import TextStack
 CROSS_ATTENTION = re.compile(r"\battn2\.to_[kv]$")
 
 
+CLIP_SKIP = "clip_skip reads the text encoder before the layer that is edited"
+"""What an edit of the memory does not reach."""
+
+
 def check_unet(config: Mapping[str, Any], *, addition_embed_type: str | None) -> None:
     """Raises `UnsupportedArchitectureError` unless text goes straight to the projections of this UNet."""
     expected = {"encoder_hid_dim": None, "encoder_hid_dim_type": None, "addition_embed_type": addition_embed_type}
@@ -40,5 +44,6 @@ ARCHITECTURE = Architecture(
     projection=CROSS_ATTENTION,
     read_text=_read_text,
     check_config=lambda config: check_unet(config, addition_embed_type=None),
-    memories=frozenset({"text_encoder"}),
+    has_memories=True,
+    not_covered_by_memories=(CLIP_SKIP,),
 )

@@ -8,7 +8,7 @@ Not covered: the pooled output of the second encoder, which enters by `add_embed
 """
 
 from scapre.architectures.base import Architecture, Parts
-from scapre.architectures.stable_diffusion import CROSS_ATTENTION, check_unet
+from scapre.architectures.stable_diffusion import CLIP_SKIP, CROSS_ATTENTION, check_unet
 from scapre.text import SideBySide, TextStack
 
 PENULTIMATE = -2
@@ -32,6 +32,10 @@ ARCHITECTURE = Architecture(
     projection=CROSS_ATTENTION,
     read_text=_read_text,
     check_config=lambda config: check_unet(config, addition_embed_type="text_time"),
-    memories=frozenset({"text_encoder", "text_encoder_2"}),
+    has_memories=True,
+    not_covered_by_memories=(
+        CLIP_SKIP,
+        "the pooled output of text_encoder_2, which enters by add_embedding, changes as well, but is led nowhere",
+    ),
     not_covered=("the pooled output of text_encoder_2 enters by add_embedding",),
 )

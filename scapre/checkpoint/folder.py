@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from scapre.architectures import Architecture, BaseModel, Parts, assemble, check_class, find_architecture, tokenizer_of
+from scapre.architectures.base import memory_names
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.tensor_files import StoredTensor, read_header, read_tensors, refuse_pickles
 from scapre.errors import CheckpointError, UnsupportedArchitectureError
@@ -202,13 +203,12 @@ def _denoiser_tensors(folder: Path, architecture: Architecture) -> dict[str, tup
 
 def _memories(folder: Path, architecture: Architecture) -> dict[str, tuple[Path, str]]:
     """Returns file and name there of each weight of a text encoder that an edit may change."""
-    return {
-        f"{component}.{plain_name(name)}": (file, name)
-        for component in sorted(architecture.memories)
-        for file in weight_files(folder / component, ENCODER_STEM)
-        for name in sorted(read_header(file))
-        if architecture.is_memory(component, name)
-    }
+    found: dict[str, tuple[Path, str]] = {}
+    for component in architecture.text_encoders if architecture.has_memories else ():
+        files = weight_files(folder / component, ENCODER_STEM)
+        held = {plain_name(name): (file, name) for file in files for name in read_header(file)}
+        found |= {f"{component}.{name}": held[name] for name in memory_names(held)}
+    return found
 
 
 def _read_weights(folder: Path, architecture: Architecture) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class CheckpointInfo:
 
     @property
     def row_count(self) -> int:
-        """Number of output rows an edit may touch."""
+        """Number of output rows of the projections."""
         return sum(shape[0] for shape in self.projections.values())
 
     @property

@@ -67,7 +67,8 @@ def inspect_single_file(file: Path) -> CheckpointInfo:
     refuse_pickles(file)
     header = read_header(file)
     _refuse_averaged(file, header)
-    pipeline_class = find_layout(header).pipeline_class
+    layout = find_layout(header)
+    pipeline_class = layout.pipeline_class
     architecture, blocks = find_architecture(pipeline_class), blocks_per_level(header)
     stored = {
         f"unet.{own}": name
@@ -77,7 +78,7 @@ def inspect_single_file(file: Path) -> CheckpointInfo:
     if not stored:
         raise CheckpointError(f"{file}: expected projections {architecture.projection.pattern}, found none")
     shapes = {name: header[place].shape for name, place in stored.items()}
-    memories = _memories(header, find_layout(header))
+    memories = _memories(header, layout)
     return CheckpointInfo(
         path=file,
         pipeline_class=pipeline_class,
@@ -121,14 +122,12 @@ def read_single_file(info: CheckpointInfo, tokenizer: Path | None) -> BaseModel:
 
 def _memories(held: Container[str], layout: Layout) -> dict[str, str]:
     """Returns the name in the file of each weight of a text encoder that an edit may change."""
-    return {
-        f"{encoder.component}.{memory_name(layer)}": stored
-        for encoder in layout.encoders
-        for layer, stored in takewhile(
-            lambda one: one[1] in held,
-            ((layer, stored_text_name(memory_name(layer), encoder)) for layer in count()),
-        )
-    }
+    found: dict[str, str] = {}
+    for encoder in layout.encoders:
+        layers = ((name, stored_text_name(name, encoder)) for name in map(memory_name, count()))
+        there = takewhile(lambda layer: layer[1] in held, layers)
+        found |= {f"{encoder.component}.{name}": stored for name, stored in there}
+    return found
 
 
 def _refuse_averaged(file: Path, names: Iterable[str]) -> None:

@@ -10,13 +10,15 @@ from safetensors import SafetensorError
 from scapre.architectures import BaseWeights
 from scapre.architectures.base import tensor_digests
 from scapre.checkpoint import CheckpointInfo, SingleFile, read_inspected
-from scapre.checkpoint.folder import MODEL_INDEX
+from scapre.checkpoint.folder import DENOISER_STEM, ENCODER_STEM, MODEL_INDEX, weight_files
 from scapre.checkpoint.tensor_files import flip_bits, read_tensors
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
 from scapre.writing import copy_through, copying, refuse_existing, told_as_unwritable
 
 WEIGHT_FILE = ".safetensors"
+WEIGHT_SUFFIXES = frozenset({WEIGHT_FILE, ".onnx", ".msgpack", ".h5", ".gguf"})
+"""Files in which programs look for weights; pickles are refused before."""
 
 
 def source_of(checkpoint: Path | str | SingleFile) -> Path:
@@ -66,9 +68,11 @@ def edited_copy(
                     f"expected an edit to put on {target}, found {type(edit).__name__}; scapre.Edit.load reads one"
                 )
             base = read_own_base(edit, info)
+            changing = _by_file(info, changed_names(edit))
+            if info.path.is_dir():
+                refuse_second_copies(info, {name.partition(".")[0] for name in changed_names(edit)})
             with told_as_unwritable(target):
                 wait_for_copies()
-                changing = _by_file(info, changed_names(edit))
                 for original in changing.keys() - rewritten:
                     _unlink(original, building / original.relative_to(info.path))
                 _check_copied(info, building, base, rewritten | changing.keys())
@@ -83,9 +87,26 @@ def edited_copy(
         raise CheckpointError(f"expected an edit to put on {target}, found none; nothing was written")
 
 
+def refuse_second_copies(info: CheckpointInfo, components: Iterable[str]) -> None:
+    """Checks that a folder holds the weights of these components once.
+
+    Raises:
+        CheckpointError: it holds them in another form as well, or as a whole model in one file.
+    """
+    for component in sorted(components):
+        part, what = info.path / component, "denoiser" if component == info.adapter.denoiser else "text encoder"
+        own = weight_files(part, DENOISER_STEM if component == info.adapter.denoiser else ENCODER_STEM)
+        for place in (info.path, part):
+            if others := [f for f in sorted(place.iterdir()) if f.suffix.lower() in WEIGHT_SUFFIXES and f not in own]:
+                raise CheckpointError(
+                    f"expected one copy of the {what}'s weights, found {others[0].relative_to(info.path)} as well "
+                    f"({len(others)} in all), which would stay as it is; remove it, or merge a copy without it"
+                )
+
+
 def _unlink(original: Path, copy: Path) -> None:
     """Makes of a file that shares its bytes with the base one of its own."""
-    copy.unlink()
+    copy.unlink(missing_ok=True)  # a second try, once there is room
     copy_through(original, copy)
 
 

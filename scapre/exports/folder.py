@@ -3,26 +3,29 @@
 Guarantees:
     1. Only the bytes of edited tensors change; headers, order and other tensors stay as they are.
     2. Weight files that an edit does not change are hard-linked where the file system allows it: base and copy share
-       them, so write to neither in place. Everything else is copied; that of the denoiser in any case.
+       them, so write to neither in place. Everything else is copied.
     3. No other copy of the weights that were edited comes along.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from functools import partial
 from pathlib import Path
 
 from scapre.checkpoint import CheckpointInfo, SingleFile, inspect_checkpoint
-from scapre.checkpoint.folder import DENOISER_STEM, weight_files
 from scapre.checkpoint.tensor_files import everything_in
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
-from scapre.exports.base import check_place, edited_copy, source_of
+from scapre.exports.base import (
+    WEIGHT_SUFFIXES,
+    changed_names,
+    check_place,
+    edited_copy,
+    refuse_second_copies,
+    source_of,
+)
 from scapre.writing import begun_folder, flush, told_as_unwritable
-
-WEIGHT_SUFFIXES = frozenset({".safetensors", ".onnx", ".msgpack", ".h5", ".gguf"})
-"""Files in which programs look for weights; pickles are refused before."""
 
 
 def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False) -> Path:
@@ -33,8 +36,12 @@ def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, o
         CheckpointError: the folder holds its denoiser twice, or `out` exists or cannot be written.
             Nothing is left behind.
     """
-    with merging(checkpoint, out, overwrite=overwrite) as put_on:
+    with _merging(checkpoint, out, overwrite=overwrite, changing=lambda _: _changed(edit)) as put_on:
         return put_on(edit)
+
+
+def _changed(edit: Edit) -> Iterable[str]:
+    return changed_names(edit) if isinstance(edit, Edit) else ()  # what is none is refused once it is put on
 
 
 @contextlib.contextmanager
@@ -55,6 +62,19 @@ def merging(
         CheckpointError: the folder holds its denoiser twice, `out` exists or cannot be written, the checkpoint changed
             while it was copied, or no edit was put on.
     """
+    with _merging(checkpoint, out, overwrite=overwrite, changing=lambda info: info.projections) as put_on:
+        yield put_on
+
+
+@contextlib.contextmanager
+def _merging(
+    checkpoint: Path | str | SingleFile,
+    out: Path | str,
+    *,
+    overwrite: bool,
+    changing: Callable[[CheckpointInfo], Iterable[str]],
+) -> Generator[Callable[[Edit], Path]]:
+    """Does the same, and copies files with weights that are `changing` at once; other files only once an edit asks."""
     source, target = source_of(checkpoint), Path(out).absolute()
     check = partial(check_place, source, target, overwrite=overwrite, for_folder=True)
     check()
@@ -62,7 +82,7 @@ def merging(
     check_mergeable(info)
     with begun_folder(target, check) as building:
         with told_as_unwritable(target):
-            copies = _lay_out(info, building)
+            copies = _lay_out(info, building, {info.files[name] for name in changing(info) if name in info.files})
         with edited_copy(info, building, target, copies) as put_on:
             yield put_on
         with told_as_unwritable(target):
@@ -71,27 +91,24 @@ def merging(
             flush(building)
 
 
-def check_mergeable(info: CheckpointInfo) -> None:
+def check_mergeable(info: CheckpointInfo, *, memories: bool = False) -> None:
     """Checks that nobody would find the weights as they were in a merged folder: as a variant, or as a single file.
 
+    Args:
+        info: the checkpoint.
+        memories: whether the text encoders' weights change, instead of the denoiser's.
+
     Raises:
-        CheckpointError: it is no folder, or one that holds its denoiser twice.
+        CheckpointError: it is no folder, or one that holds the weights that change twice.
     """
     if info.path.is_file():
         raise CheckpointError(f"expected a folder to merge, found the file {info.path}; export it as a single file")
-    denoiser = info.path / info.adapter.denoiser
-    own = weight_files(denoiser, DENOISER_STEM)
-    for place in (info.path, denoiser):
-        if others := [f for f in sorted(place.iterdir()) if f.suffix.lower() in WEIGHT_SUFFIXES and f not in own]:
-            raise CheckpointError(
-                f"expected one copy of the denoiser's weights, found {others[0].relative_to(info.path)} as well "
-                f"({len(others)} in all), which would stay as it is; remove it, or merge a copy without it"
-            )
+    refuse_second_copies(info, info.adapter.text_encoders if memories else [info.adapter.denoiser])
 
 
-def _lay_out(info: CheckpointInfo, building: Path) -> dict[Path, Path]:
+def _lay_out(info: CheckpointInfo, building: Path, changing: Collection[Path]) -> dict[Path, Path]:
     """Makes folders and links; returns which files are to be copied from where."""
-    changing, copies = {info.files[name] for name in info.projections}, {}
+    copies = {}
     for original in everything_in(info.path):
         copy = building / original.relative_to(info.path)
         if original.is_dir():

@@ -7,14 +7,14 @@ out there to what it gives out for the anchor (`scapre.memories`):
     G0 = λ (E/d_ff) I + λ_p K0,  K0 the second moment of h over retained text,  E = tr K0
     η_k = η / γ_k,  γ_k the largest eigenvalue of S_k f = γ G0 f,  S_k = Σ_t ω_kt h_kt h_ktᵀ
 
-so that Δ = (Σ_k η_k Σ_t ω_kt s_kt h_ktᵀ) (G0 + Σ_k η_k S_k)⁻¹. Each of several encoders gets its own Δ. Where no
-shifts are told apart (`TargetSlots.shifts`), s is W0 (c' − c), and the answer that of `scapre.methods.scapre`.
+so that Δ = (Σ_k η_k Σ_t ω_kt s_kt h_ktᵀ) (G0 + Σ_k η_k S_k)⁻¹. Each of several encoders gets its own Δ. With
+s = W0 (h' − h) the answer would be that of `scapre.methods.scapre`, and is, for slots without outputs.
 
-What the model reads as text changes, so that every way by which it enters does; whoever puts in another text encoder
-undoes the edit.
+Whoever puts in another text encoder undoes the edit, as does whatever reads the encoder before that layer.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from torch import Tensor
 from scapre import row_systems, solver
 from scapre.determinism import Stopwatch
 from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, kept_moment
+from scapre.methods.reach import equalize
 from scapre.moments import TargetSlots, target_batches
 
 DIALS: Mapping[str, Dial] = {
@@ -32,6 +33,18 @@ DIALS: Mapping[str, Dial] = {
         "η: a lone target keeps 1/(1 + η) of its strongest direction, and more of the rest; 0 leaves every weight as "
         "it is",
         0,
+    ),
+    "balance": Dial(
+        "targets",
+        "η_k: targets divides η by each target's γ, so that all alone would lose the same share; answers then turns "
+        "them up or down until each target's outputs have gone `reach` of the way to its anchor's: for crowds",
+        choices=("targets", "answers"),
+    ),
+    "reach": Dial(
+        0.6,
+        "p: where answers takes every target's outputs, in company, with η_k up to six times larger or smaller",
+        0,
+        1,
     ),
     "ridge": Dial(0.1, "λ: weight of ‖W − W0‖², in units of the mean energy of what the memory reads, per number", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
@@ -46,10 +59,36 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         regularizer = solver.factorize(kept_moment(problem, dials))
         gains = row_systems.slot_gains(regularizer, targets)
         strengths = torch.where(gains > 0, float(dials["erasure_strength"]) / gains, 0.0)
-        slots, answers = _moments(problem, strengths)
+    told: dict[str, Any] = {"condition_number": regularizer.condition}
     with clock.phase("solve"):
-        delta = solver.shared_map(regularizer, slots=slots, shift=answers)
-    return Solution(delta, {"condition_number": regularizer.condition})
+        if dials["balance"] == "answers":
+            found = equalize(
+                lambda tried: _gone(problem, _change(problem, regularizer, tried)),
+                start=strengths,
+                aim=float(dials["reach"]),
+            )
+            strengths = found.strengths
+            names = [target.name for target in targets]
+            told["answers_gone"] = dict(zip(names, found.gone.tolist(), strict=True))
+        return Solution(_change(problem, regularizer, strengths), told)
+
+
+def _change(
+    problem: Problem, regularizer: solver.Regularizer, strengths: Float[Tensor, " targets"]
+) -> Float[Tensor, "rows d_in"]:
+    """Returns Δ."""
+    slots, answers = _moments(problem, strengths)
+    return solver.shared_map(regularizer, slots=slots, shift=answers)
+
+
+def _gone(problem: Problem, delta: Float[Tensor, "rows d_in"]) -> Float[Tensor, " targets"]:
+    """Returns p_k = Σ_t ω_kt ⟨Δ h_kt, s_kt⟩ / Σ_t ω_kt ‖s_kt‖², how far each target's outputs go to its anchor's."""
+    gone = []
+    for target in problem.statistics.targets:
+        shifts = _shifts(problem, target)
+        along = target.weights @ ((target.features @ delta.mT) * shifts).sum(dim=1)
+        gone.append(along / (target.weights @ shifts.square().sum(dim=1)).clamp_min(torch.finfo(along.dtype).tiny))
+    return torch.stack(gone)
 
 
 def _moments(
@@ -69,7 +108,9 @@ def _moments(
 
 
 def _shifts(problem: Problem, target: TargetSlots) -> Float[Tensor, "slots rows"]:
-    return (target.anchors - target.features) @ problem.base.mT if target.shifts is None else target.shifts
+    if target.outputs is None:
+        return (target.anchors - target.features) @ problem.base.mT
+    return target.outputs.shifts
 
 
 METHOD = Method(

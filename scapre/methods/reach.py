@@ -13,6 +13,7 @@ Guarantees:
     2. No strength leaves `WIDEST` times the one it started from, either way.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,12 +60,24 @@ def carry_equally(
         start: η_k to start from; a target whose η_k is 0 keeps it.
         aim: p wanted, between 0 and 1.
     """
-    ways, wanted = _Ways.between(statistics.ends, base_moment), _odds(start.new_tensor(aim))
-    strengths = start
+    ways = _Ways.between(statistics.ends, base_moment)
+    return equalize(
+        lambda strengths: ways.gone(_moved(base_moment, regularizer, statistics, strengths)), start=start, aim=aim
+    )
+
+
+def equalize(
+    gone: Callable[[Float[Tensor, " targets"]], Float[Tensor, " targets"]],
+    *,
+    start: Float[Tensor, " targets"],
+    aim: float,
+) -> Reach:
+    """Returns strengths for which `gone`, how far each target goes with given strengths, is about `aim` for all."""
+    strengths, wanted = start, _odds(start.new_tensor(aim))
     for _ in range(ROUNDS):
-        factor = (wanted / _odds(ways.gone(_moved(base_moment, regularizer, statistics, strengths)))) ** STEP
+        factor = (wanted / _odds(gone(strengths))) ** STEP
         strengths = torch.minimum(torch.maximum(strengths * factor, start / WIDEST), start * WIDEST)
-    return Reach(strengths, ways.gone(_moved(base_moment, regularizer, statistics, strengths)))
+    return Reach(strengths, gone(strengths))
 
 
 @dataclass(frozen=True)

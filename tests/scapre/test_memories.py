@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn.utils import prune
 
 import scapre
-from scapre import Edit, UnsupportedArchitectureError
+from scapre import CheckpointError, Edit, UnsupportedArchitectureError
 from scapre.checkpoint import read_base
 from scapre.checkpoint.tensor_files import read_header
 from scapre.memories import read_memories
 from scapre.methods import Problem
+from scapre.moments import Outputs
 from tests.scapre.problems import assert_close, problem_of, solve
 
 METHOD = "scapre-encoder"
@@ -99,14 +100,15 @@ def test_what_is_read_is_what_the_memory_reads_and_what_its_layer_gives(family: 
         assert_close(told.detach(), told_by_hand[0, :rows])
 
 
-def with_shifts(problem: Problem, seed: int) -> Problem:
+def with_outputs(problem: Problem, seed: int) -> Problem:
     source = torch.Generator().manual_seed(seed)
     targets = tuple(
         dataclasses.replace(
             target,
-            shifts=torch.randn(len(target.features), len(problem.base), generator=source, dtype=torch.float64),
+            outputs=Outputs(*torch.randn(3, *size, generator=source, dtype=torch.float64)),
         )
         for target in problem.statistics.targets
+        for size in [(len(target.features), len(problem.base))]
     )
     return dataclasses.replace(problem, statistics=dataclasses.replace(problem.statistics, targets=targets))
 
@@ -118,7 +120,7 @@ def with_shifts(problem: Problem, seed: int) -> Problem:
     kept=st.floats(0, 100),
 )
 def test_the_gradient_of_the_objective_is_zero(seed: int, strength: float, ridge: float, kept: float) -> None:
-    problem = with_shifts(problem_of(seed), seed)
+    problem = with_outputs(problem_of(seed), seed)
     statistics, width = problem.statistics, problem.base.shape[1]
     delta = solve(problem, METHOD, erasure_strength=strength, ridge=ridge, retention_strength=kept).delta
     moment = statistics.retained.second_moment
@@ -130,7 +132,7 @@ def test_the_gradient_of_the_objective_is_zero(seed: int, strength: float, ridge
         for target in statistics.targets:
             slots = (target.weights[:, None] * target.features).mT @ target.features
             largest = torch.linalg.eigvals(torch.linalg.solve(gram, slots)).real.max()
-            misses = (target.features @ change.mT - target.shifts).square().sum(dim=1)
+            misses = (target.features @ change.mT - target.outputs.shifts).square().sum(dim=1)
             loss = loss + strength / largest * (target.weights * misses).sum()
         loss.backward()
         return change.grad
@@ -144,7 +146,7 @@ def test_without_shifts_it_is_the_default_method() -> None:
     dials = {"erasure_strength": 4.0, "ridge": 0.05, "retention_strength": 20.0}
     problem = problem_of()
     assert_close(solve(problem, METHOD, **dials).delta, solve(problem, "scapre", **dials).delta)
-    assert float((solve(with_shifts(problem, 0), METHOD, **dials).delta - solve(problem, METHOD).delta).norm()) > 0.1
+    assert float((solve(with_outputs(problem, 0), METHOD, **dials).delta - solve(problem, METHOD).delta).norm()) > 0.1
 
 
 @pytest.mark.parametrize("family", ["stable-diffusion-3", "flux", "pixart-sigma", "sana"])
@@ -243,3 +245,78 @@ def test_diffusers_loads_the_lora_into_the_text_encoders(family: str, tmp_path: 
     expected = features(pipeline, "cat")
     assert (before - expected).norm() > 0.01 * before.norm()  # the control
     assert (worn - expected).norm() < 0.1 * (before - expected).norm()  # a rank of 24, of 48 and 96
+
+
+def test_answers_carry_every_target_equally_far_in_company() -> None:
+    problem = with_outputs(problem_of(targets=6, found=40), 0)
+
+    def gone(**dials: float | str) -> list[float]:
+        delta = solve(problem, METHOD, erasure_strength=1.0, **dials).delta
+        shares = []
+        for target in problem.statistics.targets:
+            wanted = target.outputs.shifts
+            along = ((target.features @ delta.mT) * wanted).sum(dim=1)
+            shares.append(float((target.weights @ along) / (target.weights @ wanted.square().sum(dim=1))))
+        return shares
+
+    alone, balanced = gone(), gone(balance="answers", reach=0.1)
+    assert max(balanced) - min(balanced) < 0.3 * (max(alone) - min(alone))
+    assert sum(balanced) / len(balanced) == pytest.approx(0.1, abs=0.01)
+    said = solve(problem, METHOD, erasure_strength=1.0, balance="answers", reach=0.1).diagnostics["answers_gone"]
+    assert list(said.values()) == pytest.approx(balanced)
+
+
+def test_diagnostics_are_in_units_of_what_the_layer_gives_out() -> None:
+    pipeline = build("stable-diffusion-1")
+    edit = unlearn(pipeline)
+    name = MEMORIES["stable-diffusion-1"][0]
+    layer = pipeline.text_encoder.encoder.layers[1]
+    seen: list[Tensor] = []
+    layer.register_forward_hook(lambda _module, _given, output: seen.append(output[0].detach()))
+    delta = edit.delta(name, everything(pipeline)[name])
+    layer.mlp.fc2.register_forward_pre_hook(lambda _module, given: seen.append(given[0][0].detach()))
+    memories = {}
+    for prompt in ("", "a photo of a dog", "a photo of a cat"):
+        seen.clear()
+        features(pipeline, prompt)
+        memories[prompt] = (seen[0][: END + 1], seen[1][: END + 1])
+    moved = {prompt: (heard @ delta.mT).norm() / told.norm() for prompt, (heard, told) in memories.items()}
+    assert moved["a photo of a cat"] > 2 * edit.diagnostics["retained_response"]  # the control
+    assert 0.3 * moved["a photo of a dog"] < edit.diagnostics["retained_response"] < 3 * moved["a photo of a dog"]
+
+
+@pytest.mark.parametrize("extra", ["text_encoder/model.fp16.safetensors", "text_encoder/model.onnx", "all.safetensors"])
+def test_a_second_copy_of_the_text_encoder_is_refused(extra: str, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    build("stable-diffusion-1", dtype=torch.float32).save_pretrained(folder)
+    edit = unlearn(folder)
+    (folder / extra).write_bytes((folder / "text_encoder" / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"one copy of the (text encoder|denoiser)'s weights"):
+        scapre.merge(edit, folder, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="one copy of the text encoder's weights"):
+        scapre.check_mergeable(scapre.inspect_checkpoint(folder), memories=True)
+    assert not (tmp_path / "out").exists()
+    if extra.startswith("text_encoder"):  # the control: an edit of the projections does not touch the text encoder
+        scapre.merge(scapre.unlearn(folder, ["cat"], vocabulary=0), folder, tmp_path / "out")
+
+
+def test_an_encoder_that_computes_otherwise_is_refused() -> None:
+    pipeline = build("stable-diffusion-1")
+    mlp = pipeline.text_encoder.encoder.layers[1].mlp
+    own = mlp.forward
+    mlp.forward = lambda hidden: own(hidden)
+    with pytest.raises(CheckpointError, match=r"found one whose forward was replaced.*load the pipeline anew"):
+        unlearn(pipeline)
+
+
+def test_what_is_not_covered_is_said() -> None:
+    said = unlearn(build("stable-diffusion-xl", width=96)).diagnostics["not_covered"]
+    assert [way.split()[0] for way in said] == ["clip_skip", "the"]
+    pipeline = build("stable-diffusion-xl", width=96)
+    before = features(pipeline, "cat")
+    earlier = pipeline.encode_prompt("cat", device="cpu", do_classifier_free_guidance=False, clip_skip=1)[0]
+    unlearn(pipeline, erasure_strength=50.0).apply(pipeline)
+    assert torch.equal(
+        pipeline.encode_prompt("cat", device="cpu", do_classifier_free_guidance=False, clip_skip=1)[0], earlier
+    )
+    assert not torch.equal(features(pipeline, "cat"), before)
