@@ -315,10 +315,10 @@ def gather_memories(
         encoder.encode(prompts)
         targets += [_memory_slots(_target_slots(encoder, one, padding_slots, device), width) for one in batch]
         encoder.forget()
-    nothing = torch.zeros(0, width, dtype=torch.float64, device=device)
-    sums, counts = dict.fromkeys(retained, nothing.mT @ nothing), dict.fromkeys(retained, 0)
-    energies = dict.fromkeys(retained, 0.0)
+    sums: dict[str, Tensor] = {}
+    counts, energies = dict.fromkeys(retained, 0), dict.fromkeys(retained, 0.0)
     for group, parts in retained.items():
+        sums[group] = torch.zeros(width, width, dtype=torch.float64, device=device)
         for part in parts:
             encoder.encode(part, padding=padding_slots)
             rows = _retained_rows(encoder, part, padding_slots, device)
@@ -327,6 +327,7 @@ def gather_memories(
             energies[group] += float(rows[:, width:].square().sum())
             counts[group] += len(rows)
             encoder.forget()
+    nothing = torch.zeros(0, width, dtype=torch.float64, device=device)
     return Statistics(tuple(targets), Retained(sums, {}, counts, energies), NameEnds(nothing, nothing))
 
 
