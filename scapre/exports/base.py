@@ -67,7 +67,7 @@ def edited_copy(
                 raise CheckpointError(
                     f"expected an edit to put on {target}, found {type(edit).__name__}; scapre.Edit.load reads one"
                 )
-            base = read_own_base(edit, info)
+            digests = read_own_base(edit, info).tensor_digests  # and the text encoder is let go
             changing = _by_file(info, changed_names(edit))
             if info.path.is_dir():
                 refuse_second_copies(info, {name.partition(".")[0] for name in changed_names(edit)})
@@ -75,7 +75,7 @@ def edited_copy(
                 wait_for_copies()
                 for original in changing.keys() - rewritten:
                     _unlink(original, building / original.relative_to(info.path))
-                _check_copied(info, building, base, rewritten | changing.keys())
+                _check_copied(info, building, digests, rewritten | changing.keys())
                 for original, own in changing.items():
                     changes = {stored: edit.changes[name] for stored, name in own.items()}
                     flip_bits(building / original.relative_to(info.path), changes)
@@ -110,10 +110,10 @@ def _unlink(original: Path, copy: Path) -> None:
     copy_through(original, copy)
 
 
-def _check_copied(info: CheckpointInfo, building: Path, base: BaseWeights, files: Collection[Path]) -> None:
+def _check_copied(info: CheckpointInfo, building: Path, digests: Mapping[str, str], files: Collection[Path]) -> None:
     """Checks that the copies of files that are edited hold the weights that were read as the base."""
-    digests = base.tensor_digests  # a single file may hold layers that no program reads
-    for original, own in _by_file(info, info.files.keys() & digests.keys()).items():
+    read = info.files.keys() & digests.keys()  # a single file may hold layers that no program reads
+    for original, own in _by_file(info, read).items():
         if original not in files:
             continue
         try:
