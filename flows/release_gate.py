@@ -62,6 +62,7 @@ class ReleaseOrder(BaseModel):
     policy: Path | None = Field(default=None, description="policy file; default: the one that ships with the flows")
     detectors: tuple[str, ...] = Field(default=(), description="`classifier:FOLDER`, `clip:FOLDER` or `nudenet`")
     unlearn: bool = Field(default=False, description="first unlearn the ledger from the checkpoint")
+    method: str = Field(default="scapre", description="unlearning method, to unlearn")
     dials: dict[str, float | int | str] = Field(default_factory=dict, description="dials of the method, to unlearn")
     out: Path | None = Field(default=None, description="new folder for what was unlearned, if it passes")
 
@@ -69,8 +70,8 @@ class ReleaseOrder(BaseModel):
     def _out_goes_with_unlearn(self) -> "ReleaseOrder":
         if self.unlearn != (self.out is not None):
             raise ValueError("expected `unlearn` and `out` together: what is unlearned must go somewhere")
-        if self.dials and not self.unlearn:
-            raise ValueError("expected no `dials` without `unlearn`: there is nothing to make")
+        if (self.dials or "method" in self.model_fields_set) and not self.unlearn:
+            raise ValueError("expected no `method` or `dials` without `unlearn`: there is nothing to make")
         return self
 
 
@@ -143,7 +144,7 @@ def prepare(services: Services, order: ReleaseOrder) -> Ask:
         _of_any_base(requests),
         base=ANY_BASE,
         base_digest=base.digest,
-        method="scapre",
+        method=order.method,
         dials=order.dials,
         withheld=(),
         policy=policy.model_dump(mode="json"),

@@ -98,7 +98,7 @@ class PromptEncoder:
     def followed_by(self, text: TextSource) -> "PromptEncoder":
         """Returns an encoder that reads from another source, and goes on where this one's progress ends."""
         other = PromptEncoder(text, on_progress=self._on_progress)
-        other._done, other._asked = self._done, self._asked
+        other._done, other._asked, other._expected = self._done, self._asked, self._expected
         return other
 
     def expect(self, prompts: int) -> None:

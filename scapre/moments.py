@@ -303,18 +303,12 @@ def gather_memories(
     What the encoder gives beyond `width` are outputs of its layer. Memories are several times as wide as features: a
     part of the text is read at a time, and let go. Ends of names are left out.
     """
-    placed = [passage.targets[block] for block in row_blocks(len(passage.targets), TARGETS_READ_AT_ONCE)]
-    sentences = [{text for one in batch for text in one.prompts} for batch in placed]
-    retained = {
-        group: [sorted(prompts)[block] for block in row_blocks(len(prompts), SENTENCES_READ_AT_ONCE)]
-        for group, prompts in passage.retained.items()
-    }
-    encoder.expect(sum(map(len, sentences)) + sum(len(part) for parts in retained.values() for part in parts))
     targets: list[TargetSlots] = []
-    for batch, prompts in zip(placed, sentences, strict=True):
-        encoder.encode(prompts)
+    for batch in _batches_of_memories(passage):
+        encoder.encode(text for one in batch for text in one.prompts)
         targets += [_memory_slots(_target_slots(encoder, one, padding_slots, device), width) for one in batch]
         encoder.forget()
+    retained = {group: list(_parts_of_memories(prompts)) for group, prompts in passage.retained.items()}
     sums: dict[str, Tensor] = {}
     counts, energies = dict.fromkeys(retained, 0), dict.fromkeys(retained, 0.0)
     for group, parts in retained.items():
@@ -329,6 +323,22 @@ def gather_memories(
             encoder.forget()
     nothing = torch.zeros(0, width, dtype=torch.float64, device=device)
     return Statistics(tuple(targets), Retained(sums, {}, counts, energies), NameEnds(nothing, nothing))
+
+
+def count_of_memories(passage: Passage) -> int:
+    """Returns how many prompts `gather_memories` reads."""
+    batches = ({text for one in batch for text in one.prompts} for batch in _batches_of_memories(passage))
+    parts = (set(part) for prompts in passage.retained.values() for part in _parts_of_memories(prompts))
+    return sum(map(len, batches)) + sum(map(len, parts))
+
+
+def _batches_of_memories(passage: Passage) -> Iterator[Sequence[Placed]]:
+    return (passage.targets[block] for block in row_blocks(len(passage.targets), TARGETS_READ_AT_ONCE))
+
+
+def _parts_of_memories(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
+    ordered = sorted(prompts)
+    return (ordered[block] for block in row_blocks(len(ordered), SENTENCES_READ_AT_ONCE))
 
 
 def _memory_slots(whole: TargetSlots, width: int) -> TargetSlots:

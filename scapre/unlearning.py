@@ -30,7 +30,15 @@ from scapre.feature_cache import FeatureCache
 from scapre.memories import read_memories
 from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
-from scapre.moments import Passage, Reading, Statistics, gather_memories, gather_statistics, read_text
+from scapre.moments import (
+    Passage,
+    Reading,
+    Statistics,
+    count_of_memories,
+    gather_memories,
+    gather_statistics,
+    read_text,
+)
 from scapre.responses import MemoryResponses, ResponseMoments, root_ratio
 from scapre.vocabulary import proposable_names
 
@@ -102,9 +110,11 @@ def unlearn(
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
         with clock.phase("measure"):
             measured = _together([_diagnose(*one) for one in zip(problems, solutions, strict=True)])
-            said = _together([solution.diagnostics for solution in solutions])
+            said = dict(solutions[0].diagnostics)
+            if len(solutions) > 1:
+                said = _together([solution.diagnostics for solution in solutions])
         doubts = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
-        if gone := said.get("answers_gone"):
+        for gone in filter(None, (solution.diagnostics.get("answers_gone") for solution in solutions)):
             doubts += _warn_of_answers(gone, float(order.dials["reach"]))
         diagnostics = {
             **told,
@@ -217,7 +227,9 @@ class _Order:
     def read_memories(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> list[_Told]:
         """Returns each memory to be changed and what text says of it; none where projections are."""
         found: list[_Told] = []
-        for name, memory in read_memories(base).items() if self.method.edits_memories else ():
+        memories = read_memories(base) if self.method.edits_memories else {}
+        encoder.expect(len(memories) * count_of_memories(passage))
+        for name, memory in memories.items():
             weight, encoder = base.weights.encoders[name], encoder.followed_by(memory)
             statistics = gather_memories(
                 encoder,
@@ -251,14 +263,16 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
 
 
 def _together(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns what was found of all parts: by name, the largest number where several have said one."""
+    """Returns what was found of all parts: by name, the worst number where several have said one."""
     together: dict[str, Any] = {}
     for key, value in itertools.chain(*(one.items() for one in said)):
-        held = together.setdefault(key, value)
+        held, worst = together.setdefault(key, value), min if key == "answers_gone" else max
         if isinstance(value, Mapping):
-            together[key] = _together([held, value]) if held is not value else value
-        elif isinstance(value, float):
-            together[key] = max(held, value)
+            together[key] = {name: worst(held.get(name, found), found) for name, found in value.items()} | {
+                name: found for name, found in held.items() if name not in value
+            }
+        else:
+            together[key] = worst(held, value)
     return together
 
 

@@ -16,9 +16,12 @@ import torch
 from validation.judgement import Drift, PartDrift, TensorDrift
 from validation.rendering import Pipeline
 
-_READS_PROMPT = re.compile(r"\b(attn2|add_[kv]_proj|context_embedder|caption_projection)\b|^text_encoder.*\.mlp\.fc2\b")
-"""The layers through which a denoiser reads its prompt, as diffusers names them: cross-attention, what feeds it, and
-the memories of a text encoder."""
+_READS_PROMPT = re.compile(r"\b(attn2|add_[kv]_proj|context_embedder|caption_projection)\b")
+"""The layers through which a denoiser reads its prompt, as diffusers names them: cross-attention, or what feeds it."""
+_LAST_MAP = re.compile(r"^(text_encoder\w*)\.(?:text_model\.)?encoder\.layers\.(\d+)\.mlp\.fc2\.weight$")
+"""The last map of each layer of a CLIP text encoder."""
+_READ_LAYERS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
+"""From which of a text encoder's layers, counted from the last, pipelines take what the denoiser reads."""
 _LARGEST_NAMED = 20
 
 
@@ -46,9 +49,18 @@ def weight_drift(base: Pipeline, candidate: Pipeline) -> Drift:
     return Drift(
         parts=tuple(parts),
         largest=tuple(changed[:_LARGEST_NAMED]),
-        outside=tuple(sorted(tensor.name for tensor in changed if not _READS_PROMPT.search(tensor.name))),
+        outside=tuple(sorted(tensor.name for tensor in changed if not _reads_prompt(base, tensor.name))),
         unmatched=tuple(unmatched),
     )
+
+
+def _reads_prompt(pipeline: Pipeline, name: str) -> bool:
+    """Returns whether a tensor is one through which the denoiser reads its prompt, or ends what it reads."""
+    read, found = _READ_LAYERS.get(type(pipeline).__name__), _LAST_MAP.match(name)
+    if read is None or found is None:
+        return bool(_READS_PROMPT.search(name))
+    layers = pipeline.components[found[1]].config.num_hidden_layers
+    return int(found[2]) == layers - read
 
 
 def _modules(pipeline: Pipeline) -> dict[str, torch.nn.Module]:

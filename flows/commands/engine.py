@@ -79,7 +79,7 @@ def unlearn(
     if not checkpoint.is_file():
         scapre.check_mergeable(info, memories=chosen.edits_memories)
     for way in info.adapter.left_open(memories=chosen.edits_memories):
-        typer.echo(f"note: an edit does not cover that {way}", err=True)
+        typer.echo(f"note: not covered by an edit: {way}", err=True)
     dials: dict[str, Any] = chosen.resolve(parse_dials(dial or []))
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
@@ -93,7 +93,9 @@ def unlearn(
         return ExitCode.OK
     check = partial(refuse_existing, out, overwrite=False)
     name, copied = (
-        ("checkpoint.safetensors", scapre.rewriting) if checkpoint.is_file() else ("checkpoint", scapre.merging)
+        ("checkpoint.safetensors", scapre.rewriting)
+        if checkpoint.is_file()
+        else ("checkpoint", partial(scapre.merging, memories=chosen.edits_memories))
     )
     with begun_folder(out, check) as building, copied(checkpoint, building / name) as put_on:
         with progress_bar("reading text", people(), after=QUIET_SECONDS) as on_progress:

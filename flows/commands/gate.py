@@ -23,6 +23,7 @@ def gate(
     unlearn: Annotated[
         bool, typer.Option("--unlearn", help="CHECKPOINT is a new base: unlearn the ledger from it, judge the result.")
     ] = False,
+    method: Annotated[str | None, typer.Option(help="With --unlearn: unlearning method instead of scapre.")] = None,
     dial: Annotated[list[str] | None, typer.Option(help=DIAL_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help="With --unlearn: new folder for the result, if it passes.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the judgement as JSON here.")] = None,
@@ -49,6 +50,7 @@ def gate(
             unlearn=unlearn,
             dials=parse_dials(dial or []),
             out=out,
+            **({} if method is None else {"method": method}),
         )
     except ValidationError as error:
         said = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in error.errors())

@@ -36,17 +36,14 @@ def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, o
         CheckpointError: the folder holds its denoiser twice, or `out` exists or cannot be written.
             Nothing is left behind.
     """
-    with _merging(checkpoint, out, overwrite=overwrite, changing=lambda _: _changed(edit)) as put_on:
+    changed = changed_names(edit) if isinstance(edit, Edit) else ()  # what is none is refused once it is put on
+    with _merging(checkpoint, out, overwrite=overwrite, changing=lambda _: changed) as put_on:
         return put_on(edit)
-
-
-def _changed(edit: Edit) -> Iterable[str]:
-    return changed_names(edit) if isinstance(edit, Edit) else ()  # what is none is refused once it is put on
 
 
 @contextlib.contextmanager
 def merging(
-    checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False
+    checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False, memories: bool = False
 ) -> Generator[Callable[[Edit], Path]]:
     """Copies the folder `checkpoint` beside the block; yields what puts an edit on the copy, once, and returns `out`.
 
@@ -55,14 +52,20 @@ def merging(
         with merging(checkpoint, out) as put_on:
             put_on(unlearn(checkpoint, ["tiger"]))
 
-    `out` is there when the block has ended without an error; otherwise nothing is left of it.
+    With `memories` the text encoders' weights are copied at once, instead of the denoiser's; an edit of the others
+    can be put on all the same, once they have been copied as well. `out` is there when the block has ended without an
+    error; otherwise nothing is left of it.
 
     Raises:
         BaseMismatchError: the checkpoint is not the base of the edit; raised by what is yielded.
-        CheckpointError: the folder holds its denoiser twice, `out` exists or cannot be written, the checkpoint changed
-            while it was copied, or no edit was put on.
+        CheckpointError: the folder holds what is edited twice, `out` exists or cannot be written, the checkpoint
+            changed while it was copied, or no edit was put on.
     """
-    with _merging(checkpoint, out, overwrite=overwrite, changing=lambda info: info.projections) as put_on:
+
+    def changing(info: CheckpointInfo) -> Iterable[str]:
+        return info.files.keys() - info.projections.keys() if memories else info.projections
+
+    with _merging(checkpoint, out, overwrite=overwrite, changing=changing) as put_on:
         yield put_on
 
 
@@ -79,10 +82,12 @@ def _merging(
     check = partial(check_place, source, target, overwrite=overwrite, for_folder=True)
     check()
     info = inspect_checkpoint(source)
-    check_mergeable(info)
+    _refuse_files(info)
+    names = [name for name in changing(info) if name in info.files]
+    refuse_second_copies(info, {name.partition(".")[0] for name in names})
     with begun_folder(target, check) as building:
         with told_as_unwritable(target):
-            copies = _lay_out(info, building, {info.files[name] for name in changing(info) if name in info.files})
+            copies = _lay_out(info, building, {info.files[name] for name in names})
         with edited_copy(info, building, target, copies) as put_on:
             yield put_on
         with told_as_unwritable(target):
@@ -101,9 +106,13 @@ def check_mergeable(info: CheckpointInfo, *, memories: bool = False) -> None:
     Raises:
         CheckpointError: it is no folder, or one that holds the weights that change twice.
     """
+    _refuse_files(info)
+    refuse_second_copies(info, info.adapter.text_encoders if memories else [info.adapter.denoiser])
+
+
+def _refuse_files(info: CheckpointInfo) -> None:
     if info.path.is_file():
         raise CheckpointError(f"expected a folder to merge, found the file {info.path}; export it as a single file")
-    refuse_second_copies(info, info.adapter.text_encoders if memories else [info.adapter.denoiser])
 
 
 def _lay_out(info: CheckpointInfo, building: Path, changing: Collection[Path]) -> dict[Path, Path]:

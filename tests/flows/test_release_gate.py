@@ -51,7 +51,8 @@ def test_a_gate_with_nothing_to_ask_does_not_pass(scapre, tmp_path, monkeypatch)
     [
         (("--out", "new"), "`unlearn` and `out` together"),
         (("--unlearn",), "`unlearn` and `out` together"),
-        (("--dial", "ridge=1"), "no `dials` without `unlearn`"),
+        (("--dial", "ridge=1"), "no `method` or `dials` without `unlearn`"),
+        (("--method", "scapre-encoder"), "no `method` or `dials` without `unlearn`"),
         (("--base", "nowhere"), "nowhere"),
         (("--unlearn", "--out", "."), "expected a new folder"),
     ],

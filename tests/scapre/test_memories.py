@@ -312,14 +312,54 @@ def test_diagnostics_are_in_units_of_what_the_layer_gives_out() -> None:
     assert 0.5 * moved["a photo of a dog"] < edit.diagnostics["retained_response"] < 2 * moved["a photo of a dog"]
 
 
+def test_of_several_memories_the_worst_is_told() -> None:
+    pipeline = build("stable-diffusion-xl", width=96)
+    dials = {"balance": "answers", "erasure_strength": 0.3, "reach": 0.9}
+    said = scapre.unlearn(pipeline, ["cat", "apple"], ["dog", "the horse"], METHOD, vocabulary=0, **dials)
+    assert any("reach = 0.9" in warning for warning in said.diagnostics["warnings"])
+    assert set(said.diagnostics["drift"]) == set(MEMORIES["stable-diffusion-xl"])
+    assert 0 < max(said.diagnostics["answers_gone"].values()) < 0.9
+
+
+def test_progress_reaches_its_total_where_sentences_are_the_same_twice() -> None:
+    told: list[tuple[int, int]] = []
+    pipeline = build("stable-diffusion-xl", width=96)
+    scapre.unlearn(  # with and without its article, "the dog" is one sentence
+        pipeline, ["cat"], ["the dog", "an apple"], METHOD, vocabulary=0, on_progress=lambda *n: told.append(n)
+    )
+    assert told[-1][0] == told[-1][1]
+    assert [known for _, known in told] == sorted(known for _, known in told)
+
+
+@pytest.mark.parametrize("memories", [True, False])
+def test_what_is_copied_before_there_is_an_edit(memories: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    build("stable-diffusion-1", dtype=torch.float32).save_pretrained(folder)
+    edit = unlearn(folder)
+    with scapre.merging(folder, tmp_path / "out", memories=memories) as put_on:
+        put_on(edit)
+    unet = Path("unet") / "diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "out" / unet).samefile(folder / unet) == memories
+    assert not (tmp_path / "out" / "text_encoder" / "model.safetensors").samefile(
+        folder / "text_encoder" / "model.safetensors"
+    )
+    assert scapre.base_digest(tmp_path / "out") == edit.edited_digest
+    assert scapre.base_digest(folder) == edit.base_digest
+
+
 @pytest.mark.parametrize("extra", ["text_encoder/model.fp16.safetensors", "text_encoder/model.onnx", "all.safetensors"])
 def test_a_second_copy_of_the_text_encoder_is_refused(extra: str, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     build("stable-diffusion-1", dtype=torch.float32).save_pretrained(folder)
     edit = unlearn(folder)
     (folder / extra).write_bytes((folder / "text_encoder" / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=r"one copy of the (text encoder|denoiser)'s weights"):
+    with pytest.raises(CheckpointError, match="one copy of the text encoder's weights"):
         scapre.merge(edit, folder, tmp_path / "out")
+    with (
+        pytest.raises(CheckpointError, match="one copy of the text encoder's weights"),
+        scapre.merging(folder, tmp_path / "out", memories=True),
+    ):
+        pass
     with pytest.raises(CheckpointError, match="one copy of the text encoder's weights"):
         scapre.check_mergeable(scapre.inspect_checkpoint(folder), memories=True)
     assert not (tmp_path / "out").exists()

@@ -62,3 +62,13 @@ def test_tensors_that_do_not_match_are_named(tiny_pipeline: Any):
     assert "vae.weight" in drift.unmatched
     assert any(name.startswith("vae.encoder") for name in drift.unmatched)
     assert "in one model only" in drift_sentence(drift)
+
+
+@torch.no_grad()
+def test_of_a_text_encoder_only_the_end_of_what_is_read_reads_the_prompt(tiny_pipeline: Any):
+    layers = tiny_pipeline.text_encoder.config.num_hidden_layers
+    for layer in range(layers):
+        candidate = copied(tiny_pipeline)
+        weight(candidate, "text_encoder", f"layers.{layer}.mlp.fc2.weight").add_(1)
+        drift = weight_drift(tiny_pipeline, candidate)
+        assert (drift.changed, len(drift.outside)) == (1, int(layer < layers - 1))
