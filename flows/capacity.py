@@ -94,7 +94,7 @@ def measured_here(services: Services, base_digest: str, method: str = "scapre") 
         error=PolicyError,
     ).points
     folders = [folder for folder in sorted(services.evidence.glob("*")) if (folder / "edit.json").is_file()]
-    own = [_judged(folder) for folder in folders if _edits_memories(folder) == is_elsewhere]
+    own = [_judged(folder, memories=is_elsewhere) for folder in folders]
     found = [
         point for point in (*(() if is_elsewhere else shipped), *own) if point is not None and point.base == base_digest
     ]
@@ -189,14 +189,12 @@ def _fits(points: Sequence[Point], policy: Policy) -> tuple[int | None, str]:
     return fits, "no more were tried"
 
 
-def _edits_memories(folder: Path) -> bool:
-    method = METHODS.get(str(json.loads((folder / "edit.json").read_bytes()).get("method")))
-    return method is not None and method.edits_memories
-
-
-def _judged(folder: Path) -> Measured | None:
-    """Reads a judgement of this installation; None for one of a model that no edit is known of."""
+def _judged(folder: Path, *, memories: bool) -> Measured | None:
+    """Reads a judgement of this installation; None where no edit is known, or one of other weights."""
     facts = json.loads((folder / "edit.json").read_bytes())
+    method = METHODS.get(str(facts.get("method")))
+    if (method is not None and method.edits_memories) != memories:
+        return None
     gates = json.loads((folder / "verdict.json").read_bytes())["gates"]
     mean = {gate["role"]: gate["estimate"] for gate in gates if gate["gate"] == "retention" and gate["concept"] is None}
     if "retained_response" not in facts.get("diagnostics", {}):

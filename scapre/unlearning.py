@@ -110,9 +110,7 @@ def unlearn(
         told = {**json.loads(canonical_json(asdict(found))), "neighbours": _neighbours(passage)}
         with clock.phase("measure"):
             measured = _together([_diagnose(*one) for one in zip(problems, solutions, strict=True)])
-            said = dict(solutions[0].diagnostics)
-            if len(solutions) > 1:
-                said = _together([solution.diagnostics for solution in solutions])
+            said = _together([solution.diagnostics for solution in solutions])
         doubts = _warn_of_much_left(measured["residual_response"]) if order.method.leads_to_anchor else []
         for gone in filter(None, (solution.diagnostics.get("answers_gone") for solution in solutions)):
             doubts += _warn_of_answers(gone, float(order.dials["reach"]))
@@ -265,14 +263,13 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
 def _together(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns what was found of all parts: by name, the worst number where several have said one."""
     together: dict[str, Any] = {}
-    for key, value in itertools.chain(*(one.items() for one in said)):
-        held, worst = together.setdefault(key, value), min if key == "answers_gone" else max
-        if isinstance(value, Mapping):
-            together[key] = {name: worst(held.get(name, found), found) for name, found in value.items()} | {
-                name: found for name, found in held.items() if name not in value
-            }
+    for key, first in said[0].items():
+        worst, found = min if key == "answers_gone" else max, [one[key] for one in said]
+        if isinstance(first, Mapping):
+            names = dict.fromkeys(itertools.chain(*found))
+            together[key] = {name: worst(one[name] for one in found if name in one) for name in names}
         else:
-            together[key] = worst(held, value)
+            together[key] = worst(found)
     return together
 
 

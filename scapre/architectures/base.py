@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import Any
@@ -22,9 +22,9 @@ def memory_name(layer: int) -> str:
     return f"encoder.layers.{layer}.mlp.fc2.weight"
 
 
-def memory_names(held: Container[str]) -> list[str]:
-    """Returns those names of an encoder that holds parameters of these names."""
-    return list(takewhile(held.__contains__, map(memory_name, count())))
+def memory_names(is_held: Callable[[str], bool]) -> list[str]:
+    """Returns these names of an encoder, from its first layer to the last that is held."""
+    return list(takewhile(is_held, map(memory_name, count())))
 
 
 @dataclass(frozen=True)

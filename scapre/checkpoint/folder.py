@@ -207,7 +207,7 @@ def _memories(folder: Path, architecture: Architecture) -> dict[str, tuple[Path,
     for component in architecture.text_encoders if architecture.has_memories else ():
         files = weight_files(folder / component, ENCODER_STEM)
         held = {plain_name(name): (file, name) for file in files for name in read_header(file)}
-        found |= {f"{component}.{name}": held[name] for name in memory_names(held)}
+        found |= {f"{component}.{name}": held[name] for name in memory_names(held.__contains__)}
     return found
 
 

@@ -8,7 +8,6 @@ heads an encoder has: that is known of the three that these families use, and wr
 import json
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count, takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from scapre.architectures import BaseModel, Parts, assemble, find_architecture
-from scapre.architectures.base import memory_name
+from scapre.architectures.base import memory_names
 from scapre.checkpoint.folder import quiet_transformers, read_tokenizer
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.ldm_layout import (
@@ -122,12 +121,11 @@ def read_single_file(info: CheckpointInfo, tokenizer: Path | None) -> BaseModel:
 
 def _memories(held: Container[str], layout: Layout) -> dict[str, str]:
     """Returns the name in the file of each weight of a text encoder that an edit may change."""
-    found: dict[str, str] = {}
-    for encoder in layout.encoders:
-        layers = ((name, stored_text_name(name, encoder)) for name in map(memory_name, count()))
-        there = takewhile(lambda layer: layer[1] in held, layers)
-        found |= {f"{encoder.component}.{name}": stored for name, stored in there}
-    return found
+    return {
+        f"{encoder.component}.{name}": stored_text_name(name, encoder)
+        for encoder in layout.encoders
+        for name in memory_names(lambda name, encoder=encoder: stored_text_name(name, encoder) in held)
+    }
 
 
 def _refuse_averaged(file: Path, names: Iterable[str]) -> None:

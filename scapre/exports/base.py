@@ -68,9 +68,10 @@ def edited_copy(
                     f"expected an edit to put on {target}, found {type(edit).__name__}; scapre.Edit.load reads one"
                 )
             digests = read_own_base(edit, info).tensor_digests  # and the text encoder is let go
-            changing = _by_file(info, changed_names(edit))
+            names = changed_names(edit)
+            changing = _by_file(info, names)
             if info.path.is_dir():
-                refuse_second_copies(info, {name.partition(".")[0] for name in changed_names(edit)})
+                refuse_second_copies(info, {name.partition(".")[0] for name in names})
             with told_as_unwritable(target):
                 wait_for_copies()
                 for original in changing.keys() - rewritten:
@@ -94,8 +95,9 @@ def refuse_second_copies(info: CheckpointInfo, components: Iterable[str]) -> Non
         CheckpointError: it holds them in another form as well, or as a whole model in one file.
     """
     for component in sorted(components):
-        part, what = info.path / component, "denoiser" if component == info.adapter.denoiser else "text encoder"
-        own = weight_files(part, DENOISER_STEM if component == info.adapter.denoiser else ENCODER_STEM)
+        is_denoiser, part = component == info.adapter.denoiser, info.path / component
+        what, stem = ("denoiser", DENOISER_STEM) if is_denoiser else ("text encoder", ENCODER_STEM)
+        own = weight_files(part, stem)
         for place in (info.path, part):
             if others := [f for f in sorted(place.iterdir()) if f.suffix.lower() in WEIGHT_SUFFIXES and f not in own]:
                 raise CheckpointError(

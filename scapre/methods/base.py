@@ -164,7 +164,7 @@ class Method:
         }
 
 
-def kept_moment(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
+def scaled_kept_moment(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
     """Returns λ_p K0 + λ (E/d_in) I with E = tr K0, what holds the rows at W0."""
     retained = problem.statistics.retained.second_moment
     return solver.add_ridge(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from scapre import row_systems, solver
 from scapre.determinism import Stopwatch
-from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, kept_moment
+from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, scaled_kept_moment
 from scapre.methods.reach import equalize
 from scapre.moments import TargetSlots, target_batches
 
@@ -56,7 +56,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     if not targets:
         return Solution(torch.zeros_like(problem.base), {"condition_number": 1.0})
     with clock.phase("statistics"):
-        regularizer = solver.factorize(kept_moment(problem, dials))
+        regularizer = solver.factorize(scaled_kept_moment(problem, dials))
         gains = row_systems.slot_gains(regularizer, targets)
         strengths = torch.where(gains > 0, float(dials["erasure_strength"]) / gains, 0.0)
     told: dict[str, Any] = {"condition_number": regularizer.condition}

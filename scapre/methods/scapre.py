@@ -33,7 +33,7 @@ from scapre.methods.base import (
     Method,
     Problem,
     Solution,
-    kept_moment,
+    scaled_kept_moment,
     slot_moments,
 )
 from scapre.methods.reach import carry_equally
@@ -110,7 +110,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
 
 
 def _regularizer(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:
-    matrix = kept_moment(problem, dials)
+    matrix = scaled_kept_moment(problem, dials)
     if conflict := float(dials["conflict_strength"]):
         shared = [
             spectral.shared_direction(target.weights @ target.features, target.weights @ neutral)
