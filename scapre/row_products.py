@@ -14,6 +14,9 @@ ROWS_AT_ONCE = 4096
 MOST_SUMS = 4
 """Threads that each hold a d_in × d_in sum of every pair."""
 
+COLUMN_BLOCKS = 4
+"""Blocks of columns of a product of which about half is known: three eighths of the work is saved, and speed kept."""
+
 
 def row_blocks(rows: int, at_once: int = ROWS_AT_ONCE) -> list[slice]:
     """Returns blocks that cover `rows` rows, whatever the number of threads."""
@@ -32,13 +35,44 @@ def map_rows(rows: Float[Tensor, "rows d_in"], matrix: Float[Tensor, "d_in d_out
     return product
 
 
+def symmetric_product(
+    left: Float[Tensor, "rows d_in"], right: Float[Tensor, "rows d_in"]
+) -> Float[Tensor, "d_in d_in"]:
+    """Returns Σ_i l_i r_iᵀ where that is known to be symmetric, as for r = ω l: half of it is a copy."""
+    product = left.new_empty(left.shape[1], left.shape[1])
+    for own, rest in _column_blocks(left.shape[1]):
+        torch.mm(left[:, own].mT, right[:, own.start :], out=product[own, own.start :])
+        product[rest, own] = product[own, rest].mT
+    return product
+
+
+def triangular_product(
+    rows: Float[Tensor, "rows d_in"], upper: Float[Tensor, "d_in d_in"]
+) -> Float[Tensor, "rows d_in"]:
+    """Returns `rows` @ `upper`, of which nothing but 0 stands below the diagonal."""
+    product = torch.empty_like(rows)
+    for own, rest in _column_blocks(rows.shape[1]):
+        torch.mm(rows[:, : rest.start], upper[: rest.start, own], out=product[:, own])
+    return product
+
+
+def _column_blocks(width: int) -> list[tuple[slice, slice]]:
+    """Returns each block of columns, and those to its right."""
+    step = max(1, -(-width // COLUMN_BLOCKS))
+    ends = [min(first + step, width) for first in range(0, width, step)]
+    return [(slice(first, end), slice(end, None)) for first, end in zip([0, *ends], ends, strict=False)]
+
+
 def cross_moments(*pairs: tuple[Float[Tensor, "rows a"], Float[Tensor, "rows b"]]) -> Sequence[Float[Tensor, "a b"]]:
     """Returns Σ_i l_i r_iᵀ over the rows of each pair (l, r) of matrices, all pairs of the same number of rows."""
     first = pairs[0][0]
     sums = [first.new_zeros(left.shape[1], right.shape[1]) for left, right in pairs]
 
     def multiply(block: slice) -> list[Tensor]:
-        return [left[block].mT @ right[block] for left, right in pairs]
+        return [
+            symmetric_product(left[block], right[block]) if left is right else left[block].mT @ right[block]
+            for left, right in pairs
+        ]
 
     for parts in side_by_side(multiply, row_blocks(len(first)), on_cpu=first.is_cpu, most=MOST_SUMS):
         for total, part in zip(sums, parts, strict=True):

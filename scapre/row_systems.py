@@ -27,7 +27,7 @@ from torch import Tensor
 from scapre.determinism import side_by_side
 from scapre.errors import SingularSystemError
 from scapre.moments import TargetSlots, target_batches
-from scapre.row_products import row_blocks
+from scapre.row_products import row_blocks, symmetric_product, triangular_product
 from scapre.solver import Regularizer, finite
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3}
@@ -57,7 +57,7 @@ class SlotFactors:
     def moments(self) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "d_in d_in"]]:
         """Returns S = Σ_kj f fᵀ and N = Σ_kj (a − f) fᵀ."""
         features = self.features.flatten(0, 1)
-        return features.mT @ features, (self.anchors.flatten(0, 1) - features).mT @ features
+        return symmetric_product(features, features), (self.anchors.flatten(0, 1) - features).mT @ features
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
         weights = [target.weights for target in batch]
         columns = _stacked([target.features for target in batch], weights)
         turned = _stacked([target.anchors for target in batch], weights)
-        whitened = columns.to(inverse) @ inverse
+        whitened = _whitened(columns, inverse)
         energy, vectors = torch.linalg.eigh((whitened @ whitened.mT).double())
         gains[chosen] = energy[:, -1]
         mixing = vectors.flip(2)[:, :, :most].mT
@@ -102,9 +102,16 @@ def slot_gains(regularizer: Regularizer, targets: Sequence[TargetSlots]) -> Floa
     inverse = _inverse_factor(regularizer, precision(len(targets), rank=1, width=len(regularizer.matrix)))
     for chosen, batch in target_batches(targets):
         columns = _stacked([target.features for target in batch], [target.weights for target in batch])
-        whitened = columns.to(inverse) @ inverse
+        whitened = _whitened(columns, inverse)
         gains[chosen] = torch.linalg.eigvalsh((whitened @ whitened.mT).double())[:, -1]
     return gains
+
+
+def _whitened(
+    columns: Float[Tensor, "targets slots d_in"], inverse: Float[Tensor, "d_in d_in"]
+) -> Float[Tensor, "targets slots d_in"]:
+    """Returns each target's slots times L⁻ᵀ, in the precision of that."""
+    return triangular_product(columns.to(inverse).flatten(0, 1), inverse).unflatten(0, columns.shape[:2])
 
 
 def _inverse_factor(regularizer: Regularizer, dtype: torch.dtype) -> Float[Tensor, "d_in d_in"]:

@@ -124,9 +124,23 @@ def solve_sylvester(
     return finite(right @ vectors / (row_weights.double().unsqueeze(1) + eigenvalues) @ vectors.mT)
 
 
-def shifted_inverses(
-    matrix: Float[Tensor, "d_in d_in"], shifts: Float[Tensor, " shifts"]
-) -> Float[Tensor, "shifts d_in d_in"]:
+@dataclass(frozen=True)
+class ShiftedInverses:
+    """(H + s I)⁻¹ of several shifts s, each a sum of the same matrices."""
+
+    terms: Float[Tensor, "terms d_in d_in"]
+    coefficients: Float[Tensor, "shifts terms"]
+
+    def inverse(self, place: int) -> Float[Tensor, "d_in d_in"]:
+        """Returns the inverse for one shift."""
+        return torch.tensordot(self.coefficients[place], self.terms, dims=1)
+
+    def times(self, columns: Float[Tensor, "d_in columns"]) -> Float[Tensor, "shifts d_in columns"]:
+        """Returns every inverse times a thin matrix."""
+        return torch.tensordot(self.coefficients, self.terms @ columns, dims=1)
+
+
+def shifted_inverses(matrix: Float[Tensor, "d_in d_in"], shifts: Float[Tensor, " shifts"]) -> ShiftedInverses:
     """Returns (H + s I)⁻¹ for a positive semidefinite H and every positive shift s.
 
     Shifts that lie close together share one factorization: with G = H + s̄ I, (G + δ I)⁻¹ = Σ_q (−δ)^q G^−(q+1), whose
@@ -141,12 +155,13 @@ def shifted_inverses(
     ratio = float((shifts - middle).abs().max()) / middle
     count = 1 if ratio == 0.0 else math.ceil(math.log(torch.finfo(torch.float64).eps) / math.log(ratio)) + 1
     if count > min(len(shifts), LONGEST_SERIES):
-        return torch.stack([_inverse(add_ridge(matrix, float(shift))) for shift in shifts])
+        inverses = torch.stack([_inverse(add_ridge(matrix, float(shift))) for shift in shifts])
+        return ShiftedInverses(inverses, torch.eye(len(shifts), dtype=shifts.dtype, device=shifts.device))
     powers = [_inverse(add_ridge(matrix, middle))]
     while len(powers) < count:
         powers.append(powers[-1] @ powers[0])
     exponents = torch.arange(count, dtype=shifts.dtype, device=shifts.device)
-    return torch.tensordot((middle - shifts).unsqueeze(1) ** exponents, torch.stack(powers), dims=1)
+    return ShiftedInverses(torch.stack(powers), (middle - shifts).unsqueeze(1) ** exponents)
 
 
 def orthonormal_basis(columns: Float[Tensor, "d_in columns"]) -> Float[Tensor, "d_in directions"]:

@@ -17,7 +17,7 @@ from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics, target_batches
 from scapre.neighbours import NEAREST
-from scapre.row_products import cross_moments, map_rows
+from scapre.row_products import cross_moments, map_rows, symmetric_product
 
 SURELY_MEANT = 0.8
 """Share of letters in common from which a text is taken for a misspelled word."""
@@ -254,13 +254,10 @@ def slot_moments(
     """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ; ω sums to 1 per target, or is 1 if not `averaged`."""
     gram = torch.zeros_like(statistics.retained.sums["general"])
     shift = torch.zeros_like(gram)
-    first, last = slice(len(gram) // 2), slice(len(gram) // 2, None)
     for batch in slot_batches(statistics):
         weighted = batch.weights.unsqueeze(1) * batch.features if averaged else batch.features
-        gram[first] += batch.features[:, first].mT @ weighted  # S is symmetric: a quarter is copied below
-        gram[last, last] += batch.features[:, last].mT @ weighted[:, last]
+        gram += symmetric_product(batch.features, weighted)
         shift += (batch.anchors - batch.features).mT @ weighted
-    gram[last, first] = gram[first, last].mT
     return gram, shift
 
 

@@ -25,6 +25,7 @@ from scapre.determinism import Stopwatch
 from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, scaled_kept_moment
 from scapre.methods.reach import equalize
 from scapre.moments import TargetSlots, target_batches
+from scapre.row_products import symmetric_product
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
@@ -102,7 +103,7 @@ def _moments(
         shifts = torch.cat([_shifts(problem, target) for target in batch])
         weights = torch.cat([eta * target.weights for eta, target in zip(strengths[place], batch, strict=True)])
         weighted = weights.unsqueeze(1) * features
-        slots += features.mT @ weighted
+        slots += symmetric_product(features, weighted)
         answers += shifts.mT @ weighted
     return slots, answers
 

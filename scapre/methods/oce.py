@@ -39,6 +39,7 @@ from scapre.methods.base import (
     slot_batches,
 )
 from scapre.moments import Statistics
+from scapre.row_products import symmetric_product
 
 LEAST_TURN = 1e-10
 """Of M's norm."""
@@ -123,8 +124,8 @@ def _second_moments(statistics: Statistics) -> tuple[Float[Tensor, "d_in d_in"],
     targets = torch.zeros_like(statistics.retained.sums["general"])
     anchors = torch.zeros_like(targets)
     for batch in slot_batches(statistics):
-        targets += batch.features.mT @ (batch.weights.unsqueeze(1) * batch.features)
-        anchors += batch.anchors.mT @ (batch.weights.unsqueeze(1) * batch.anchors)
+        targets += symmetric_product(batch.features, batch.weights.unsqueeze(1) * batch.features)
+        anchors += symmetric_product(batch.anchors, batch.weights.unsqueeze(1) * batch.anchors)
     return targets, anchors
 
 

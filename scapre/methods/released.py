@@ -99,15 +99,19 @@ def solve_systems(problem: Problem, systems: RowSystems) -> Float[Tensor, "rows 
     edited = torch.empty_like(problem.base)
     left, right = solver.thin_factors(systems.wanted)
     inverses = solver.shifted_inverses(systems.shared, systems.shifts)
-    for shift, inverse, rows in zip(systems.shifts, inverses, problem.parts.values(), strict=True):
-        base = problem.base[rows]
-        mask, weights = systems.mask[rows].unsqueeze(1), systems.row_weights[rows].unsqueeze(1)
-        solved = inverse @ systems.span
-        kappa, turn = torch.linalg.eigh(systems.span.mT @ solved)
-        damping = weights / (1.0 + weights * kappa)
-        answer = torch.mm(base, shift * inverse, out=edited[rows])  # no copies: rows × d_in is what this is bound by
-        answer.addmm_(mask * (base @ left), right @ inverse)
-        answer.addmm_((answer @ (systems.span @ turn)) * damping, (solved @ turn).mT, alpha=-1.0)
+    spans, rights = inverses.times(systems.span), inverses.times(right.mT).mT
+    kappa, turn = torch.linalg.eigh(systems.span.mT @ spans)
+    solved = spans @ turn
+    for place, rows in enumerate(problem.parts.values()):
+        base, shift = problem.base[rows], systems.shifts[place]
+        weights = systems.row_weights[rows].unsqueeze(1)
+        # rows × d_in is what this is bound by: two looks at what is read, two at what is written, no copies
+        along, wanted = (base @ torch.cat([shift * solved[place], left], dim=1)).tensor_split([len(kappa[place])], 1)
+        wanted.mul_(systems.mask[rows].unsqueeze(1))
+        along.addmm_(wanted, right @ solved[place])  # X0 Z
+        along.mul_(weights / (1.0 + weights * kappa[place])).neg_()
+        answer = torch.mm(base, shift * inverses.inverse(place), out=edited[rows])
+        answer.addmm_(torch.cat([along, wanted], dim=1), torch.cat([solved[place].mT, rights[place]]))
     return edited
 
 
@@ -160,7 +164,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     with clock.phase("solve"):
         edited = solve_systems(problem, systems)
     with clock.phase("refine"):
-        delta = (1.0 - float(dials["pull_back"])) * (edited - problem.base)
+        delta = edited.sub_(problem.base).mul_(1.0 - float(dials["pull_back"]))
     return Solution(delta, {"condition_number": condition, "mean_mask": float(systems.mask.mean())})
 
 

@@ -37,6 +37,7 @@ from scapre.methods.base import (
     slot_moments,
 )
 from scapre.moments import Statistics
+from scapre.row_products import symmetric_product
 
 DIALS: Mapping[str, Dial] = {
     **PUBLISHED_READING_DIALS,
@@ -78,7 +79,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
         free = solver.factorize(solver.add_ridge(gram, ridge))
         unbound = torch.cholesky_solve(shift.mT, free.factor).mT
         counted = shifted_most(statistics, unbound.mT @ problem.base_moment @ unbound, float(dials["filter_factor"]))
-        moment = counted.mT @ counted + statistics.retained.sums["general"]
+        moment = symmetric_product(counted, counted) + statistics.retained.sums["general"]
         basis = null_space(moment, float(dials["null_share"]))
     with clock.phase("solve"):
         inside = solver.factorize(solver.add_ridge(basis.mT @ gram @ basis, ridge)) if basis.numel() else free

@@ -13,6 +13,7 @@ from torch import Tensor
 from scapre.concepts import Concept
 from scapre.moments import NameEnds, Placed, Retained, Statistics, TargetSlots
 from scapre.neighbours import Near
+from scapre.row_products import cross_moments
 
 FEATURE_NORM = 27.0
 MEAN_SHARE, SENTENCE_SHARE, CONCEPT_SHARE, SLOT_SHARE, NOISE_SHARE = 1.0, 0.35, 0.5, 0.2, 0.15
@@ -112,7 +113,7 @@ def synthetic_statistics(text: SyntheticText) -> Statistics:
     )
     groups = {"named": text.named, "found": text.found, "general": text.general}
     retained = Retained(
-        sums={group: features.mT @ features for group, features in groups.items()},
+        sums={group: cross_moments((features, features))[0] for group, features in groups.items()},
         features=groups,
         counts={group: len(features) for group, features in groups.items()},
     )

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scapre.row_products import ROWS_AT_ONCE, cross_moments, map_rows, row_blocks
+from scapre.row_products import (
+    ROWS_AT_ONCE,
+    cross_moments,
+    map_rows,
+    row_blocks,
+    symmetric_product,
+    triangular_product,
+)
 
 
 @pytest.fixture
@@ -34,6 +41,20 @@ def test_products_are_those_of_the_whole(rows: int) -> None:
     own, crossed = cross_moments((left, left), (left, right))
     torch.testing.assert_close(own, left.mT @ left)
     torch.testing.assert_close(crossed, left.mT @ right)
+
+
+@given(rows=st.integers(0, 9), width=st.integers(1, 20), seed=st.integers(0, 100))
+def test_half_a_product_is_the_whole_where_the_other_half_is_known(rows: int, width: int, seed: int) -> None:
+    left, upper = rows_of(rows, width, seed), rows_of(width, width, seed + 1).triu()
+    weighted = rows_of(rows, 1, seed + 2) * left
+    torch.testing.assert_close(symmetric_product(left, weighted), left.mT @ weighted)
+    torch.testing.assert_close(triangular_product(left, upper), left @ upper)
+
+
+def test_half_a_product_is_another_where_the_other_half_is_not() -> None:
+    left, right = rows_of(9, 8), rows_of(9, 8, seed=1)
+    assert not torch.allclose(symmetric_product(left, right), left.mT @ right)
+    assert not torch.allclose(triangular_product(left, rows_of(8, 8)), left @ rows_of(8, 8))
 
 
 @pytest.mark.usefixtures("threads")

@@ -82,9 +82,12 @@ def test_sylvester_equation_holds(seed: int) -> None:
 def test_shifted_inverses_invert_every_shift(shifts: tuple[float, ...]) -> None:
     gram, _, _ = random_targets(0, count=0, slots=1, width=D_IN, rows=ROWS)
     found = solver.shifted_inverses(gram, torch.tensor(shifts, dtype=torch.float64))
-    for inverse, shift in zip(found, shifts, strict=True):
-        expected = torch.eye(D_IN, dtype=torch.float64)
+    thin = torch.randn(D_IN, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    solved = found.times(thin)
+    for place, shift in enumerate(shifts):
+        inverse, expected = found.inverse(place), torch.eye(D_IN, dtype=torch.float64)
         torch.testing.assert_close(inverse @ solver.add_ridge(gram, shift), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(solved[place], inverse @ thin, rtol=1e-10, atol=1e-12)
 
 
 @given(seed=st.integers(0, 10_000), rank=st.integers(0, 7))
