@@ -95,9 +95,9 @@ class PromptEncoder:
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
 
-    def followed_by(self, text: TextSource) -> "PromptEncoder":
+    def followed_by(self, text: TextSource, cache: FeatureCache | None = None) -> "PromptEncoder":
         """Returns an encoder that reads from another source, and goes on where this one's progress ends."""
-        other = PromptEncoder(text, on_progress=self._on_progress)
+        other = PromptEncoder(text, cache, self._on_progress)
         other._done, other._asked, other._expected = self._done, self._asked, self._expected
         return other
 
@@ -131,6 +131,9 @@ class PromptEncoder:
             if self._cache:
                 known = self._cache.read(pending, padding)
                 self._encoded.update(known)
+                if counted := min(len(known), self._expected):
+                    self._expected -= counted
+                    self._tell(counted)
                 pending = [prompt for prompt in pending if prompt not in known]
         if pending:
             self._asked += max(0, len(pending) - self._expected)
@@ -155,9 +158,12 @@ class PromptEncoder:
                 if self._cache and padding is not None:
                     self._cache.keep(made, padding)
                 yield from made.items()
-                self._done += len(made)
-                if self._on_progress:
-                    self._on_progress(self._done, self._asked)
+                self._tell(len(made))
+
+    def _tell(self, more: int) -> None:
+        self._done += more
+        if self._on_progress:
+            self._on_progress(self._done, self._asked)
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
         """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from scapre.architectures.base import BaseModel, combined_digest
 from scapre.concepts import canonical_json
 from scapre.slots import EncodedPrompt, Run
+from scapre.text import TextSource
 
 _TABLE = "CREATE TABLE IF NOT EXISTS features (key TEXT PRIMARY KEY, runs TEXT, held BLOB, digest TEXT) WITHOUT ROWID"
 _OF_STORAGE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -37,11 +38,11 @@ _READING = 3
 
 
 class FeatureCache:
-    """What the text encoders of one base model made of prompts; many processes may use one file."""
+    """What one way to read prompts with the text encoders of a base model gave; many processes may use one file."""
 
-    def __init__(self, file: Path, base: BaseModel) -> None:
-        self._file, self._device = file, _device(base)
-        self._encoder = encoder_digest(base)
+    def __init__(self, file: Path, base: BaseModel, text: TextSource) -> None:
+        self._file, self._device = file, _device(text)
+        self._encoder = encoder_digest(base, text)
         self._connection: sqlite3.Connection | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,16 +99,16 @@ class FeatureCache:
         )
 
 
-def encoder_digest(base: BaseModel) -> str:
+def encoder_digest(base: BaseModel, text: TextSource) -> str:
     """Returns the SHA-256 over all that features depend on: weights, configurations, tokenizers, how they are read."""
-    weights = {name: base.weights.tensor_digests[name] for name in base.text.tensors()}
+    weights = {name: base.weights.tensor_digests[name] for name in text.tensors()}
     releases = [torch.__version__, transformers.__version__]
-    how = canonical_json([_READING, _described(base.text), _processor(_device(base)), *releases])
+    how = canonical_json([_READING, _described(text), _processor(_device(text)), *releases])
     return combined_digest({**weights, "how": hashlib.sha256(how.encode()).hexdigest()})
 
 
-def _device(base: BaseModel) -> torch.device:
-    return next(iter(base.text.tensors().values())).device
+def _device(text: TextSource) -> torch.device:
+    return next(iter(text.tensors().values())).device
 
 
 def _processor(device: torch.device) -> str:

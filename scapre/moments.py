@@ -215,7 +215,10 @@ def read_text(
     proposable: Sequence[str],
     reading: Reading,
 ) -> Passage:
-    """Chooses anchors, neighbours and retained text, and encodes every sentence of them, each once."""
+    """Chooses anchors, neighbours and retained text, and encodes what is aligned, and what somebody named.
+
+    What the engine found is encoded by its bare names, which tell how near they are; its sentences are not yet read.
+    """
     familiar, strangers = _part_strangers(encoder, proposable if reading.vocabulary else (), reading.longest_word)
     names = [*named, *familiar, *(name for concept in concepts for name in concept.names)]
     encoder.encode((fill(BARE, name).text for name in names), padding=reading.padding_slots)
@@ -241,7 +244,7 @@ def read_text(
         },
     )
     encoder.encode(passage.aligned_prompts)
-    encoder.encode((text for texts in passage.retained.values() for text in texts), padding=reading.padding_slots)
+    encoder.encode((*passage.retained["named"], *passage.retained["general"]), padding=reading.padding_slots)
     return passage
 
 
@@ -316,7 +319,7 @@ def gather_memories(
         for part in parts:
             encoder.encode(part, padding=padding_slots)
             rows = _retained_rows(encoder, part, padding_slots, device)
-            heard = rows[:, :width].contiguous()
+            heard = rows[:, :width]
             sums[group] += cross_moments((heard, heard))[0]
             energies[group] += float(rows[:, width:].square().sum())
             counts[group] += len(rows)

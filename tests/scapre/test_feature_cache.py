@@ -36,9 +36,14 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return given
 
 
-def edited(pipeline, cache: Path | None, *, named=NAMES, targets=TARGETS) -> str:
-    edit = scapre.unlearn(pipeline, targets, named, cache=cache, longest_word=0, vocabulary=60)
+def edited(pipeline, cache: Path | None, *, named=NAMES, targets=TARGETS, method: str = "scapre") -> str:
+    edit = scapre.unlearn(pipeline, targets, named, method, cache=cache, longest_word=0, vocabulary=60)
     return edit.edited_digest
+
+
+def digest_of(pipeline) -> str:
+    base = read_pipeline(pipeline)
+    return encoder_digest(base, base.text)
 
 
 LARGE = [pytest.param(family, marks=pytest.mark.slow) for family in ("stable-diffusion-3", "flux", "sana")]
@@ -53,10 +58,19 @@ def test_the_edit_is_the_same_without_with_and_with_some_of_the_features(family:
     assert edited(pipeline, file) == plain
 
 
-def test_retained_text_is_encoded_once(pipeline, file: Path, encoded: list[str]) -> None:
-    edited(pipeline, file)
+@pytest.mark.parametrize("family", ["stable-diffusion-2", "stable-diffusion-xl"])
+def test_memories_have_features_of_their_own(family: str, file: Path) -> None:
+    pipeline = build(family)
+    plain = [edited(pipeline, None, method=method) for method in ("scapre", "scapre-encoder")]
+    for _ in range(2):
+        assert [edited(pipeline, file, method=method) for method in ("scapre", "scapre-encoder")] == plain
+
+
+@pytest.mark.parametrize("method", ["scapre", "scapre-encoder"])
+def test_retained_text_is_encoded_once(pipeline, file: Path, encoded: list[str], method: str) -> None:
+    edited(pipeline, file, method=method)
     first = len(encoded)
-    edited(pipeline, file)
+    edited(pipeline, file, method=method)
     again = encoded[first:]
     assert first > 150
     assert len(again) < first / 2
@@ -78,9 +92,9 @@ def test_retained_text_is_encoded_once(pipeline, file: Path, encoded: list[str])
 )
 def test_another_encoder_has_features_of_its_own(make_pipeline, change) -> None:
     pipeline, other = make_pipeline(), make_pipeline()
-    assert encoder_digest(read_pipeline(pipeline)) == encoder_digest(read_pipeline(other))
+    assert digest_of(pipeline) == digest_of(other)
     change(other)
-    assert encoder_digest(read_pipeline(pipeline)) != encoder_digest(read_pipeline(other))
+    assert digest_of(pipeline) != digest_of(other)
 
 
 def test_another_kind_of_processor_has_features_of_its_own(
@@ -96,9 +110,9 @@ def test_another_kind_of_processor_has_features_of_its_own(
 
 
 def test_calls_leave_the_digest_as_it_is(pipeline) -> None:
-    before = encoder_digest(read_pipeline(pipeline))
+    before = digest_of(pipeline)
     pipeline.tokenizer("a cat", padding="max_length", max_length=9, truncation=True)
-    assert encoder_digest(read_pipeline(pipeline)) == before
+    assert digest_of(pipeline) == before
 
 
 @pytest.mark.parametrize(
@@ -127,7 +141,7 @@ def test_a_cache_that_cannot_be_used_is_a_warning(pipeline, file: Path, spoil) -
 def test_a_cache_that_fails_on_the_way_is_a_warning(pipeline, file: Path) -> None:
     plain = edited(pipeline, None)
     with sqlite3.connect(file.parent.mkdir() or file) as connection:
-        FeatureCache(file, read_pipeline(pipeline)).close()
+        FeatureCache(file, (base := read_pipeline(pipeline)), base.text).close()
         connection.execute("CREATE TRIGGER full BEFORE INSERT ON features BEGIN SELECT RAISE(ABORT, 'disk full'); END")
     connection.close()
     with pytest.warns(UserWarning, match="disk full"):
@@ -144,6 +158,6 @@ def test_a_tokenizer_written_in_python_is_cached_as_well(pipeline, file: Path, e
     cold = len(encoded)
     assert edited(pipeline, file) == plain
     assert len(encoded) < 1.5 * cold
-    digest = encoder_digest(read_pipeline(pipeline))
+    digest = digest_of(pipeline)
     pipeline.tokenizer.add_tokens(["zebra"])
-    assert encoder_digest(read_pipeline(pipeline)) != digest
+    assert digest_of(pipeline) != digest
