@@ -76,7 +76,7 @@ class Curve:
     fits: int | None
     """The most further concepts for which retention is predicted within its limits; None if not even the plan's own."""
     ended_by: str
-    """Why not more."""
+    """Why not more, or why nothing can be said."""
 
 
 def measured_here(services: Services, base_digest: str, method: str = "scapre") -> tuple[Measured, ...]:
@@ -133,10 +133,12 @@ def capacity_curve(
         except scapre.ScaPreError as error:
             if not points:
                 raise
-            return Curve(tuple(points), tuple(measured), _fits(points, policy)[0], f"the engine refuses more: {error}")
+            return Curve(
+                tuple(points), tuple(measured), _fits(points, measured, policy)[0], f"the engine refuses more: {error}"
+            )
         if on_progress:
             on_progress(len(points), len(steps))
-    fits, ended_by = _fits(points, policy)
+    fits, ended_by = _fits(points, measured, policy)
     return Curve(tuple(points), tuple(measured), fits, ended_by)
 
 
@@ -174,13 +176,15 @@ def _solve(plan: Plan, base: Base, further: Sequence[str], *, measured: Sequence
     )
 
 
-def _fits(points: Sequence[Point], policy: Policy) -> tuple[int | None, str]:
+def _fits(points: Sequence[Point], measured: Sequence[Measured], policy: Policy) -> tuple[int | None, str]:
     fits: int | None = None
     for point in points:
         limits = [("retained", point.retained_loss, policy.retained_margin)]
         if policy.hidden_margin is not None:
             limits.append(("hidden", point.hidden_loss, policy.hidden_margin))
         for role, loss, margin in limits:
+            if loss is None and all(getattr(one, f"{role}_loss") is None for one in measured):
+                return fits, f"no judgement of this base says what such edits cost {role} concepts' pictures; run one"
             if loss is None:
                 return fits, f"{point.more} more would move responses further than anything measured on this base"
             if loss > margin:

@@ -80,7 +80,7 @@ def unlearn(
         scapre.check_mergeable(info, memories=chosen.edits_memories)
     for way in info.adapter.left_open(memories=chosen.edits_memories):
         typer.echo(f"note: not covered by an edit: {way}", err=True)
-    dials: dict[str, Any] = chosen.resolve(parse_dials(dial or []))
+    dials: dict[str, Any] = chosen.resolve(parse_dials(dial or [], method))
     base = scapre.SingleFile(checkpoint, tokenizer) if checkpoint.is_file() else checkpoint
     cache = load_settings().feature_cache
     if out is None or dry_run:

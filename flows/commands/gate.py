@@ -48,7 +48,7 @@ def gate(
             policy=policy,
             detectors=tuple(detector or ()),
             unlearn=unlearn,
-            dials=parse_dials(dial or []),
+            dials=parse_dials(dial or [], method or ReleaseOrder.model_fields["method"].default),
             out=out,
             **({} if method is None else {"method": method}),
         )

@@ -40,7 +40,7 @@ def plan(
     from flows.takedown import TakedownOrder
 
     order = TakedownOrder(
-        base=base, method=method, dials=parse_dials(dial or []), withheld=tuple(withhold or ()), policy=policy
+        base=base, method=method, dials=parse_dials(dial or [], method), withheld=tuple(withhold or ()), policy=policy
     )
     with progress_bars(("reading text", "capacity curve"), people(), after=QUIET_SECONDS) as [on_read, on_progress]:
         found = look_ahead(

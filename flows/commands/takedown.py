@@ -43,7 +43,7 @@ def run(
     from flows.takedown import TakedownOrder, plan_run, takedown
 
     order = TakedownOrder(
-        base=base, method=method, dials=parse_dials(dial or []), withheld=tuple(withhold or ()), policy=policy
+        base=base, method=method, dials=parse_dials(dial or [], method), withheld=tuple(withhold or ()), policy=policy
     )
     plan = plan_run(services, order)
     if dry_run:

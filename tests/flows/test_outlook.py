@@ -88,6 +88,15 @@ def test_the_next_run_is_told_without_changing_anything(services, order):
     assert found.curve.fits is not None
 
 
+def test_a_method_of_which_nothing_was_measured_is_told_so(services, order):
+    intake.add_request(services, request("rose"))
+    other = order.model_copy(update={"method": "scapre-encoder", "dials": {"vocabulary": 9}})
+    found = look_ahead(services, other, more=(0, 2))
+    assert found.curve is not None
+    assert found.curve.fits is None
+    assert "no judgement of this base" in found.curve.ended_by
+
+
 def test_measurements_that_ship_are_of_the_reference_model(services):
     assert len(measured_here(services, scapre.base_digest(REFERENCE))) >= 3
     assert measured_here(services, "0" * 64) == ()
@@ -111,6 +120,7 @@ def test_beyond_what_was_measured_nothing_is_predicted():
 
 
 def test_a_candidate_tells_how_much_of_its_text_is_read_if_it_is_made(services, order):
+    intake.add_request(services, request("tiger", "lion"))
     other = order.model_copy(update={"dials": {"vocabulary": 9}})
     plan, base, told = plan_run(services, other), fetch_base(services, "reference"), []
     for _ in range(2):
