@@ -74,7 +74,8 @@ class Curve:
     measured: tuple[Measured, ...]
     """What the predictions rest on."""
     fits: int | None
-    """The most further concepts for which retention is predicted within its limits; None if not even the plan's own."""
+    """The most further concepts for which retention is predicted within its limits; None if not even for the plan's
+    own, be it that they are exceeded or that nothing can be predicted."""
     ended_by: str
     """Why not more, or why nothing can be said."""
 
@@ -133,9 +134,10 @@ def capacity_curve(
         except scapre.ScaPreError as error:
             if not points:
                 raise
-            return Curve(
-                tuple(points), tuple(measured), _fits(points, measured, policy)[0], f"the engine refuses more: {error}"
-            )
+            fits, ended_by = _fits(points, measured, policy)
+            if fits == points[-1].more:
+                ended_by = f"the engine refuses more: {error}"
+            return Curve(tuple(points), tuple(measured), fits, ended_by)
         if on_progress:
             on_progress(len(points), len(steps))
     fits, ended_by = _fits(points, measured, policy)

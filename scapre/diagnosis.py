@@ -195,8 +195,7 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
     if unknown := [name for name in passage.named if not encoder.knows(name)]:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
         yield f"{len(unknown)} retained names ({shown}) hold words that a tokenizer reads all alike, unknown or marks"
-    found_alone = (fill(BARE, name).text for name in passage.near.found)
-    if cut := [prompt for prompt in (*passage.retained["named"], *found_alone) if encoder[prompt].is_full]:
+    if cut := [prompt for prompt in passage.retained["named"] if encoder[prompt].is_full]:
         yield f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}"
 
 

@@ -38,7 +38,7 @@ def map_rows(rows: Float[Tensor, "rows d_in"], matrix: Float[Tensor, "d_in d_out
 def symmetric_product(
     left: Float[Tensor, "rows d_in"], right: Float[Tensor, "rows d_in"]
 ) -> Float[Tensor, "d_in d_in"]:
-    """Returns Σ_i l_i r_iᵀ where that is known to be symmetric, as for r = ω l: half of it is a copy."""
+    """Returns Σ_i l_i r_iᵀ where that is known to be symmetric, as for r = ω l; three eighths are copied."""
     product = left.new_empty(left.shape[1], left.shape[1])
     for own, rest in _column_blocks(left.shape[1]):
         torch.mm(left[:, own].mT, right[:, own.start :], out=product[own, own.start :])

@@ -126,18 +126,22 @@ def solve_sylvester(
 
 @dataclass(frozen=True)
 class ShiftedInverses:
-    """(H + s I)⁻¹ of several shifts s, each a sum of the same matrices."""
+    """(H + s I)⁻¹ of several shifts s."""
 
     terms: Float[Tensor, "terms d_in d_in"]
-    coefficients: Float[Tensor, "shifts terms"]
+    coefficients: Float[Tensor, "shifts terms"] | None = None
+    """Every inverse is a sum of the terms with coefficients of its own; `None` where each is a term."""
 
     def inverse(self, place: int) -> Float[Tensor, "d_in d_in"]:
         """Returns the inverse for one shift."""
+        if self.coefficients is None:
+            return self.terms[place]
         return torch.tensordot(self.coefficients[place], self.terms, dims=1)
 
     def times(self, columns: Float[Tensor, "d_in columns"]) -> Float[Tensor, "shifts d_in columns"]:
         """Returns every inverse times a thin matrix."""
-        return torch.tensordot(self.coefficients, self.terms @ columns, dims=1)
+        products = self.terms @ columns
+        return products if self.coefficients is None else torch.tensordot(self.coefficients, products, dims=1)
 
 
 def shifted_inverses(matrix: Float[Tensor, "d_in d_in"], shifts: Float[Tensor, " shifts"]) -> ShiftedInverses:
@@ -155,8 +159,7 @@ def shifted_inverses(matrix: Float[Tensor, "d_in d_in"], shifts: Float[Tensor, "
     ratio = float((shifts - middle).abs().max()) / middle
     count = 1 if ratio == 0.0 else math.ceil(math.log(torch.finfo(torch.float64).eps) / math.log(ratio)) + 1
     if count > min(len(shifts), LONGEST_SERIES):
-        inverses = torch.stack([_inverse(add_ridge(matrix, float(shift))) for shift in shifts])
-        return ShiftedInverses(inverses, torch.eye(len(shifts), dtype=shifts.dtype, device=shifts.device))
+        return ShiftedInverses(torch.stack([_inverse(add_ridge(matrix, float(shift))) for shift in shifts]))
     powers = [_inverse(add_ridge(matrix, middle))]
     while len(powers) < count:
         powers.append(powers[-1] @ powers[0])

@@ -93,7 +93,6 @@ def unlearn(
             with _open_cache(cache, base, base.text) as kept:
                 encoder = PromptEncoder(base.text, kept, on_progress)
                 passage, found = order.read(encoder)
-                order.read_found(encoder, passage)
             parts = order.read_memories(base, encoder, passage, cache)
         with clock.phase("statistics"):
             parts = parts or [(base.weights.projections, order.gather_statistics(base, encoder, passage))]
@@ -219,12 +218,10 @@ class _Order:
         refuse_unknown_words(encoder, self.concepts, self.named, default_anchor=self.reading.anchor)
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
-        return passage, examine(encoder, passage, self.reading)
-
-    def read_found(self, encoder: PromptEncoder, passage: Passage) -> None:
-        """Reads the sentences of found names, unless the memories that are to be changed will."""
-        if not self.method.edits_memories:
+        found = examine(encoder, passage, self.reading)
+        if not self.method.edits_memories:  # these will read the sentences of found names in their own way
             encoder.encode(passage.retained["found"], padding=self.reading.padding_slots)
+        return passage, found
 
     def gather_statistics(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> Statistics:
         device = next(iter(base.weights.projections.values())).device

@@ -1,4 +1,4 @@
-"""Dials on the command line: NAME=VALUE, a number where it looks like one and the dial takes any; the engine checks."""
+"""Dials on the command line: NAME=VALUE, a number where it looks like one and the dial is no text."""
 
 from flows.errors import BadRequestError
 

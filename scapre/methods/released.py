@@ -99,19 +99,20 @@ def solve_systems(problem: Problem, systems: RowSystems) -> Float[Tensor, "rows 
     edited = torch.empty_like(problem.base)
     left, right = solver.thin_factors(systems.wanted)
     inverses = solver.shifted_inverses(systems.shared, systems.shifts)
-    spans, rights = inverses.times(systems.span), inverses.times(right.mT).mT
+    spans = inverses.times(systems.span)
     kappa, turn = torch.linalg.eigh(systems.span.mT @ spans)
     solved = spans @ turn
     for place, rows in enumerate(problem.parts.values()):
-        base, shift = problem.base[rows], systems.shifts[place]
+        base, shift, inverse = problem.base[rows], systems.shifts[place], inverses.inverse(place)
         weights = systems.row_weights[rows].unsqueeze(1)
-        # rows × d_in is what this is bound by: two looks at what is read, two at what is written, no copies
-        along, wanted = (base @ torch.cat([shift * solved[place], left], dim=1)).tensor_split([len(kappa[place])], 1)
+        # rows × d_in is what this is bound by: two looks at what is read, two at what is written
+        sides = base @ torch.cat([shift * solved[place], left], dim=1)
+        along, wanted = sides.tensor_split([kappa.shape[1]], dim=1)
         wanted.mul_(systems.mask[rows].unsqueeze(1))
         along.addmm_(wanted, right @ solved[place])  # X0 Z
         along.mul_(weights / (1.0 + weights * kappa[place])).neg_()
-        answer = torch.mm(base, shift * inverses.inverse(place), out=edited[rows])
-        answer.addmm_(torch.cat([along, wanted], dim=1), torch.cat([solved[place].mT, rights[place]]))
+        answer = torch.mm(base, shift * inverse, out=edited[rows])
+        answer.addmm_(sides, torch.cat([solved[place].mT, right @ inverse]))
     return edited
 
 

@@ -214,9 +214,12 @@ def bars_of(report: Report, plan: Plan, plain_seconds: list[float], distance: fl
         Bar("plain and scapre-released, relative distance", [distance], plan.most_distance, is_upper=True),
         Bar(f"scapre over uce, {plan.few} concepts, engine", over_uce, plan.most_over_uce, is_upper=True),
         Bar(f"scapre, {plan.many} over {plan.few} concepts, engine", growth, plan.most_growth, is_upper=True),
-        Bar(f"scapre, {plan.most} concepts, peak GiB", [run.peak_gib for run in most], plan.most_gib, is_upper=True),
     ]
-    return [bar for bar in bars if bar.values]  # a size that no repetition was asked for
+    if plan.repetitions_of_most:
+        bars.append(
+            Bar(f"scapre, {plan.most} concepts, peak GiB", [run.peak_gib for run in most], plan.most_gib, is_upper=True)
+        )
+    return bars
 
 
 def peak_gib() -> float:

@@ -1,5 +1,6 @@
 """What the next run would do, on the reference model; and that withdrawing gives back the weights, by digest."""
 
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import scapre
 from flows import candidate as candidates
@@ -14,6 +16,7 @@ from flows import desk, intake
 from flows.candidate import build_candidate, fetch_base
 from flows.capacity import measured_here, predict
 from flows.case_states import Event
+from flows.commands.plan import _show_curve
 from flows.outlook import look_ahead
 from flows.requests import TakedownRequest
 from flows.services import open_services
@@ -89,12 +92,15 @@ def test_the_next_run_is_told_without_changing_anything(services, order):
 
 
 def test_a_method_of_which_nothing_was_measured_is_told_so(services, order):
-    intake.add_request(services, request("rose"))
+    intake.add_request(services, request("rose", "tulip"))
     other = order.model_copy(update={"method": "scapre-encoder", "dials": {"vocabulary": 9}})
     found = look_ahead(services, other, more=(0, 2))
     assert found.curve is not None
     assert found.curve.fits is None
     assert "no judgement of this base" in found.curve.ended_by
+    told = StringIO()
+    _show_curve(found.curve, Console(file=told, width=200))
+    assert "nothing can be said, not even of this run" in told.getvalue()
 
 
 def test_measurements_that_ship_are_of_the_reference_model(services):

@@ -1,6 +1,6 @@
 """The same edit on other devices as on the CPU, within a tolerance: on CUDA (`pytest -m gpu`), and on a pretended one.
 
-Sums are taken in another order there, so bytes differ from those of the CPU; on either they are the same every time.
+Sums are taken in another order there, so bytes differ from those of the CPU; on CUDA they are the same every time.
 """
 
 import copy
@@ -96,6 +96,7 @@ def test_every_method_agrees(there: Move, method: str, dtype: torch.dtype) -> No
         ("scapre", {"rank": 1}),
         ("scapre", {"geometry": 0.1}),
         ("scapre", {"vocabulary": 200}),
+        ("scapre-released", {"ridge": 0.0}),
         ("scapre-encoder", {"balance": "answers"}),
         ("scapre-encoder", {"vocabulary": 200}),
     ],

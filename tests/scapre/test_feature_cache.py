@@ -1,6 +1,7 @@
 """Features kept on disk: the same edit with and without, and nothing is used that does not fit."""
 
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def test_memories_have_features_of_their_own(family: str, file: Path) -> None:
     plain = [edited(pipeline, None, method=method) for method in ("scapre", "scapre-encoder")]
     for _ in range(2):
         assert [edited(pipeline, file, method=method) for method in ("scapre", "scapre-encoder")] == plain
+
+
+def test_sentences_of_found_names_are_read_once(pipeline, encoded: list[str]) -> None:
+    for method, ways in (("scapre", 1), ("scapre-encoder", 2)):
+        encoded.clear()
+        edited(pipeline, None, named=[], method=method)
+        times = Counter(encoded)
+        assert times["a photo of a cat"] == ways  # a target's sentences are read in every way
+        sentences = [prompt for prompt in times if prompt.startswith("a photo of ") and times[prompt] == 1]
+        assert len(sentences) > 5
 
 
 @pytest.mark.parametrize("method", ["scapre", "scapre-encoder"])

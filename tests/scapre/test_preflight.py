@@ -50,6 +50,13 @@ def test_two_targets_that_share_an_alias_are_refused(pipeline) -> None:
         preflight(pipeline, Concept("cat", aliases=("kitten",)), Concept("dog", aliases=("kitten",)), retain=("horse",))
 
 
+def test_a_retained_name_that_fills_the_context_is_said(pipeline) -> None:
+    long = " ".join(["dog", "in", "the", "park"] * 10)
+    said = "fill the whole context"
+    assert any(said in warning for warning in preflight(pipeline, Concept("cat"), retain=("dog", long)).warnings)
+    assert not any(said in warning for warning in preflight(pipeline, Concept("cat"), retain=("dog",)).warnings)
+
+
 def test_that_nothing_is_retained_is_said(pipeline) -> None:
     assert "nothing is retained" in preflight(pipeline, Concept("cat"), retain=()).warnings[0]
 
