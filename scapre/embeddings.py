@@ -22,7 +22,7 @@ from torch import nn
 from scapre.concepts import Concept, name_key
 from scapre.determinism import side_by_side
 from scapre.errors import InvalidConceptError
-from scapre.feature_cache import FeatureCache
+from scapre.feature_cache import CachedFeatures
 from scapre.slots import EncodedPrompt, aligned_slot
 from scapre.text import TextSource, TextStack
 
@@ -87,7 +87,7 @@ class PromptEncoder:
     """Encodes prompts, each distinct one once; with a cache, retained ones once and for all."""
 
     def __init__(
-        self, text: TextSource, cache: FeatureCache | None = None, on_progress: OnProgress | None = None
+        self, text: TextSource, cache: CachedFeatures | None = None, on_progress: OnProgress | None = None
     ) -> None:
         self._text, self._cache, self._on_progress = text, cache, on_progress
         self._done = self._asked = self._expected = 0
@@ -95,7 +95,7 @@ class PromptEncoder:
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
 
-    def followed_by(self, text: TextSource, cache: FeatureCache | None = None) -> "PromptEncoder":
+    def followed_by(self, text: TextSource, cache: CachedFeatures | None = None) -> "PromptEncoder":
         """Returns an encoder that reads from another source, and goes on where this one's progress ends."""
         other = PromptEncoder(text, cache, self._on_progress)
         other._done, other._asked, other._expected = self._done, self._asked, self._expected

@@ -12,7 +12,8 @@ import hashlib
 import json
 import sqlite3
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from scapre.slots import EncodedPrompt, Run
 from scapre.text import TextSource
 
 _TABLE = "CREATE TABLE IF NOT EXISTS features (key TEXT PRIMARY KEY, runs TEXT, held BLOB, digest TEXT) WITHOUT ROWID"
+_FIND = "SELECT runs, held, digest FROM features WHERE key = ?"
 _OF_STORAGE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """What a configuration says of files and types; the weights' own types are in their digests."""
 _OF_CALLS = ("padding", "truncation")
@@ -38,11 +40,10 @@ _READING = 3
 
 
 class FeatureCache:
-    """What one way to read prompts with the text encoders of a base model gave; many processes may use one file."""
+    """A file of what text encoders made of prompts; many processes may use one."""
 
-    def __init__(self, file: Path, base: BaseModel, text: TextSource) -> None:
-        self._file, self._device = file, _device(text)
-        self._encoder = encoder_digest(base, text)
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._connection: sqlite3.Connection | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,31 +52,25 @@ class FeatureCache:
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
 
-    def read(self, prompts: Iterable[str], padding: int) -> dict[str, EncodedPrompt]:
-        """Returns those prompts whose features are there and whole, on the encoder's device."""
-        found: dict[str, EncodedPrompt] = {}
-        if self._connection is None:
-            return found
-        query = "SELECT runs, held, digest FROM features WHERE key = ?"
-        try:
-            for prompt in prompts:
-                row = self._connection.execute(query, (self._key(prompt, padding),)).fetchone()
-                if row and _is_whole(*row):
-                    features = safetensors.torch.load(row[1])["features"].to(self._device)
-                    found[prompt] = EncodedPrompt(features, tuple(_run(held) for held in json.loads(row[0])))
-        except sqlite3.Error as error:
-            self._give_up(error)
-        return found
+    def of(self, base: BaseModel, text: TextSource) -> "CachedFeatures":
+        """Returns what one way to read prompts with the text encoders of a base gave."""
+        return CachedFeatures(self, encoder_digest(base, text), _device(text))
 
-    def keep(self, encoded: Mapping[str, EncodedPrompt], padding: int) -> None:
-        """Writes the prompts' features."""
+    def find(self, keys: Iterable[str]) -> Iterator[Any]:
+        """Yields what is held of each key: runs, features and digest, or `None`."""
+        for key in keys:
+            row = None
+            try:
+                if self._connection is not None:
+                    row = self._connection.execute(_FIND, (key,)).fetchone()
+            except sqlite3.Error as error:
+                self._give_up(error)
+            yield row
+
+    def write(self, rows: Iterable[tuple[str, str, bytes, str]]) -> None:
+        """Writes key, runs, features and digest."""
         if self._connection is None:
             return
-        rows = []
-        for prompt, made in encoded.items():
-            runs = canonical_json([dataclasses.asdict(run) for run in made.runs])
-            held = safetensors.torch.save({"features": made.features.cpu().contiguous()})
-            rows.append((self._key(prompt, padding), runs, held, _digest(runs, held)))
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", rows)
@@ -88,15 +83,44 @@ class FeatureCache:
             self._connection.close()
             self._connection = None
 
-    def _key(self, prompt: str, padding: int) -> str:
-        return hashlib.sha256(canonical_json([self._encoder, prompt, padding]).encode()).hexdigest()
-
     def _give_up(self, error: Exception) -> None:
         self.close()
         warnings.warn(
             f"feature cache {self._file} cannot be used ({error}), text is encoded anew; free space or delete the file",
             stacklevel=2,
         )
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """The part of a cache that one way to read prompts made."""
+
+    cache: FeatureCache
+    encoder: str
+    """Digest of all that features depend on."""
+    device: torch.device
+
+    def read(self, prompts: Sequence[str], padding: int) -> dict[str, EncodedPrompt]:
+        """Returns those prompts whose features are there and whole, on the encoder's device."""
+        found: dict[str, EncodedPrompt] = {}
+        rows = self.cache.find(self._key(prompt, padding) for prompt in prompts)
+        for prompt, row in zip(prompts, rows, strict=True):
+            if row and _is_whole(*row):
+                features = safetensors.torch.load(row[1])["features"].to(self.device)
+                found[prompt] = EncodedPrompt(features, tuple(_run(held) for held in json.loads(row[0])))
+        return found
+
+    def keep(self, encoded: Mapping[str, EncodedPrompt], padding: int) -> None:
+        """Writes the prompts' features."""
+        rows = []
+        for prompt, made in encoded.items():
+            runs = canonical_json([dataclasses.asdict(run) for run in made.runs])
+            held = safetensors.torch.save({"features": made.features.cpu().contiguous()})
+            rows.append((self._key(prompt, padding), runs, held, _digest(runs, held)))
+        self.cache.write(rows)
+
+    def _key(self, prompt: str, padding: int) -> str:
+        return hashlib.sha256(canonical_json([self.encoder, prompt, padding]).encode()).hexdigest()
 
 
 def encoder_digest(base: BaseModel, text: TextSource) -> str:

@@ -1,9 +1,10 @@
 """From a base model and concepts to an edit: encode, statistics, solve, refine, measure, build."""
 
 import contextlib
+import functools
 import itertools
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_wor
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
 from scapre.errors import UnsupportedArchitectureError
-from scapre.feature_cache import FeatureCache
+from scapre.feature_cache import CachedFeatures, FeatureCache
 from scapre.memories import read_memories
 from scapre.methods import Method, Problem, Solution, find_method
 from scapre.methods.base import reading_of
@@ -90,10 +91,10 @@ def unlearn(
     with single_threaded(), exact_arithmetic():
         with clock.phase("encode"):
             base = _read_base(pipeline_or_path, order.method)
-            with _open_cache(cache, base, base.text) as kept:
-                encoder = PromptEncoder(base.text, kept, on_progress)
+            with _open_cache(cache, base) as kept_of:
+                encoder = PromptEncoder(base.text, kept_of(base.text), on_progress)
                 passage, found = order.read(encoder)
-            parts = order.read_memories(base, encoder, passage, cache)
+                parts = order.read_memories(base, encoder, passage, kept_of)
         with clock.phase("statistics"):
             parts = parts or [(base.weights.projections, order.gather_statistics(base, encoder, passage))]
             weights = base.weights.only(itertools.chain(*(changing for changing, _ in parts)))
@@ -150,8 +151,8 @@ def preflight(
     order = _Order.of(concepts, retain, withheld, method, dials)
     with single_threaded(), exact_arithmetic():
         base = _read_base(pipeline_or_path, order.method)
-        with _open_cache(cache, base, base.text) as kept:
-            return order.read(PromptEncoder(base.text, kept, on_progress))[1]
+        with _open_cache(cache, base) as kept_of:
+            return order.read(PromptEncoder(base.text, kept_of(base.text), on_progress))[1]
 
 
 def _read_base(pipeline_or_path: Any, method: Method) -> BaseModel:
@@ -167,13 +168,17 @@ def _read_base(pipeline_or_path: Any, method: Method) -> BaseModel:
     return base
 
 
+_KeptOf = Callable[[TextSource], CachedFeatures | None]
+"""What is kept of one way to read prompts."""
+
+
 @contextlib.contextmanager
-def _open_cache(file: Path | str | None, base: BaseModel, text: TextSource) -> Generator[FeatureCache | None]:
+def _open_cache(file: Path | str | None, base: BaseModel) -> Generator[_KeptOf]:
     if file is None:
-        yield None
+        yield lambda _: None
         return
-    with contextlib.closing(FeatureCache(Path(file), base, text)) as cache:
-        yield cache
+    with contextlib.closing(FeatureCache(Path(file))) as cache:
+        yield functools.partial(cache.of, base)
 
 
 _Told = tuple[Mapping[str, Tensor], Statistics]
@@ -227,24 +232,21 @@ class _Order:
         device = next(iter(base.weights.projections.values())).device
         return gather_statistics(encoder, passage, padding_slots=self.reading.padding_slots, device=device)
 
-    def read_memories(
-        self, base: BaseModel, encoder: PromptEncoder, passage: Passage, cache: Path | str | None
-    ) -> list[_Told]:
+    def read_memories(self, base: BaseModel, encoder: PromptEncoder, passage: Passage, kept_of: _KeptOf) -> list[_Told]:
         """Returns each memory to be changed and what text says of it; none where projections are."""
         found: list[_Told] = []
         memories = read_memories(base) if self.method.edits_memories else {}
         encoder.expect(len(memories) * count_of_memories(passage))
         for name, memory in memories.items():
             weight = base.weights.encoders[name]
-            with _open_cache(cache, base, memory) as kept:
-                encoder = encoder.followed_by(memory, kept)
-                statistics = gather_memories(
-                    encoder,
-                    passage,
-                    padding_slots=self.reading.padding_slots,
-                    device=weight.device,
-                    width=memory.memory_width,
-                )
+            encoder = encoder.followed_by(memory, kept_of(memory))
+            statistics = gather_memories(
+                encoder,
+                passage,
+                padding_slots=self.reading.padding_slots,
+                device=weight.device,
+                width=memory.memory_width,
+            )
             found.append(({name: weight}, statistics))
         return found
 

@@ -149,10 +149,18 @@ def test_a_cache_that_cannot_be_used_is_a_warning(pipeline, file: Path, spoil) -
         assert edited(pipeline, file) == plain
 
 
+def test_a_cache_that_cannot_be_used_is_said_once(file: Path) -> None:
+    pipeline = build("stable-diffusion-xl")  # features, and two memories
+    file.mkdir(parents=True)
+    with pytest.warns(UserWarning, match="cannot be used") as told:
+        edited(pipeline, file, method="scapre-encoder")
+    assert len([one for one in told if "cannot be used" in str(one.message)]) == 1
+
+
 def test_a_cache_that_fails_on_the_way_is_a_warning(pipeline, file: Path) -> None:
     plain = edited(pipeline, None)
     with sqlite3.connect(file.parent.mkdir() or file) as connection:
-        FeatureCache(file, (base := read_pipeline(pipeline)), base.text).close()
+        FeatureCache(file).close()
         connection.execute("CREATE TRIGGER full BEFORE INSERT ON features BEGIN SELECT RAISE(ABORT, 'disk full'); END")
     connection.close()
     with pytest.warns(UserWarning, match="disk full"):
