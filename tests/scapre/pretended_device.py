@@ -7,6 +7,7 @@ product or a sum gives is off by a few units in the last place, differently ever
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from diffusers import DiffusionPipeline
@@ -73,13 +74,22 @@ class PretendedTensor(Tensor):
         return self.held.tolist()
 
 
+_TENSOR = torch.tensor
+
+
+def _tensor(numbers: Any, *, device: Any = None, **named: Any) -> Tensor:
+    """Returns what `torch.tensor` does, which makes tensors where no mode sees it."""
+    made = _TENSOR(numbers, **named)
+    return made if device is None else made.to(device)
+
+
 @contextmanager
 def pretended_device() -> Generator[None]:
     """Has torch know `DEVICE` within the block."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a weight's own type changes with that of numbers
     try:
-        with torch.random.fork_rng(devices=[]), _Made():
+        with torch.random.fork_rng(devices=[]), mock.patch.object(torch, "tensor", _tensor), _Made():
             torch.manual_seed(0)
             yield
     finally:
