@@ -10,7 +10,7 @@ Guarantees:
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,8 @@ class Curve:
     fits: int | None
     """The most further concepts for which retention is predicted within its limits; None if not even for the plan's
     own, be it that they are exceeded or that nothing can be predicted."""
+    is_predicted: bool
+    """Whether anything can be said at all, be it that the plan's own concepts are too many."""
     ended_by: str
     """Why not more, or why nothing can be said."""
 
@@ -134,14 +136,30 @@ def capacity_curve(
         except scapre.ScaPreError as error:
             if not points:
                 raise
-            fits, ended_by = _fits(points, measured, policy)
-            if fits == points[-1].more:
-                ended_by = f"the engine refuses more: {error}"
-            return Curve(tuple(points), tuple(measured), fits, ended_by)
+            return limit_curve(points, measured, policy, ended_by=f"the engine refuses more: {error}")
         if on_progress:
             on_progress(len(points), len(steps))
-    fits, ended_by = _fits(points, measured, policy)
-    return Curve(tuple(points), tuple(measured), fits, ended_by)
+    return limit_curve(points, measured, policy, ended_by="no more were tried")
+
+
+def limit_curve(points: Sequence[Point], measured: Sequence[Measured], policy: Policy, *, ended_by: str) -> Curve:
+    """Returns the curve up to the first limit; `ended_by` says why there are no more points than these."""
+    curve = Curve(tuple(points), tuple(measured), fits=None, is_predicted=True, ended_by=ended_by)
+    margins = {"retained": policy.retained_margin, "hidden": policy.hidden_margin}
+    for point in points:
+        for role, margin in margins.items():
+            loss = getattr(point, f"{role}_loss")
+            if margin is None or (loss is not None and loss <= margin):
+                continue
+            if loss is not None:
+                why = f"{point.more} more would cost {loss:.1%} of {role} concepts' pictures, limit {margin:.1%}"
+            elif any(getattr(one, f"{role}_loss") is not None for one in measured):
+                why = f"{point.more} more would move responses further than anything measured on this base"
+            else:
+                why = f"no judgement of this base says what such edits cost {role} concepts' pictures; run one"
+            return replace(curve, is_predicted=loss is not None or curve.fits is not None, ended_by=why)
+        curve = replace(curve, fits=point.more)
+    return curve
 
 
 def predict(pairs: Iterable[tuple[float, float | None]], response: float) -> float | None:
@@ -176,23 +194,6 @@ def _solve(plan: Plan, base: Base, further: Sequence[str], *, measured: Sequence
         hidden_loss=predict(((one.response, one.hidden_loss) for one in measured), response),
         seconds=sum(facts["seconds"].values()),
     )
-
-
-def _fits(points: Sequence[Point], measured: Sequence[Measured], policy: Policy) -> tuple[int | None, str]:
-    fits: int | None = None
-    for point in points:
-        limits = [("retained", point.retained_loss, policy.retained_margin)]
-        if policy.hidden_margin is not None:
-            limits.append(("hidden", point.hidden_loss, policy.hidden_margin))
-        for role, loss, margin in limits:
-            if loss is None and all(getattr(one, f"{role}_loss") is None for one in measured):
-                return fits, f"no judgement of this base says what such edits cost {role} concepts' pictures; run one"
-            if loss is None:
-                return fits, f"{point.more} more would move responses further than anything measured on this base"
-            if loss > margin:
-                return fits, f"{point.more} more would cost {loss:.1%} of {role} concepts' pictures, limit {margin:.1%}"
-        fits = point.more
-    return fits, "no more were tried"
 
 
 def _judged(folder: Path, *, memories: bool) -> Measured | None:

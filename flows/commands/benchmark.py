@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.commands.dials import DIAL_HELP, parse_dials
 from flows.errors import BadRequestError
 
 if TYPE_CHECKING:
+    from flows.benchmark import Contestant
     from flows.scores import Row
 
 # how the default method reads text, for methods that as published make targets nothing and keep only what is named
@@ -42,6 +44,7 @@ SWEEPS: dict[str, tuple[dict[str, float | str], ...]] = {
 # what each part of the default method is worth: one part off, or on, at a time
 ABLATION: tuple[dict[str, float | str], ...] = (
     {"balance": "none"},
+    {"balance": "answers"},
     # α < 1 takes part of the strength back: twice the strength erases as much
     {"row_weights": "per_target", "erasure_strength": 10},
     {"row_weights": "shared", "erasure_strength": 10},
@@ -61,6 +64,9 @@ def benchmark(
     is_swept: Annotated[
         bool, typer.Option("--sweep/--defaults", help="Every strength of the sweep, or the defaults only.")
     ] = True,
+    dial: Annotated[
+        list[str] | None, typer.Option(help=f"Run the methods with these instead of a sweep: {DIAL_HELP}")
+    ] = None,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Also the default method, one part off at a time.")
     ] = False,
@@ -77,7 +83,7 @@ def benchmark(
     Pictures and results are kept, so that a later run adds to them.
     """
     from flows.arenas import build_arenas
-    from flows.benchmark import Bench, Contestant, Result
+    from flows.benchmark import Bench, Result
     from flows.judgement import load_detectors, load_pipeline
     from flows.progress import console, progress_bar
     from flows.scores import summarize
@@ -86,6 +92,7 @@ def benchmark(
     arenas = build_arenas(draws)
     _refuse_unknown("arena", arena, arenas)
     _refuse_unknown("method", method, SWEEPS)
+    contestants = list(_contestants(method or SWEEPS, dial or [], is_swept=is_swept, ablation=ablation))
     services = open_services()
     device = services.settings.resolve_device()
     pipeline = load_pipeline(services.settings.base_model, device)
@@ -98,12 +105,6 @@ def benchmark(
         features=services.settings.feature_cache,
     )
     found: list[Result] = []
-    contestants = [
-        Contestant(name, dials)
-        for name in method or SWEEPS
-        for dials in (SWEEPS[name] if is_swept else SWEEPS[name][:1])
-    ]
-    contestants += [Contestant("scapre", dials) for dials in (ABLATION if ablation else ())]
     for place, contestant in itertools.product(arena or arenas, contestants):
         task = arenas[place] if others else replace(arenas[place], others=())
         with progress_bar(f"{place}, {contestant.label}: seeds", console()) as on_progress:
@@ -112,6 +113,21 @@ def benchmark(
     _show(rows)
     if out:
         out.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+
+
+def _contestants(methods: Iterable[str], pairs: list[str], *, is_swept: bool, ablation: bool) -> "Iterator[Contestant]":
+    from flows.benchmark import BASE_METHOD, Contestant
+    from scapre.methods import find_method
+
+    for name in methods:
+        if pairs and name != BASE_METHOD:
+            dials = parse_dials(pairs, name)
+            find_method(name).resolve(dials)  # refused now, not after the methods before it
+            yield Contestant(name, dials)
+        else:
+            yield from (Contestant(name, dials) for dials in (SWEEPS[name] if is_swept else SWEEPS[name][:1]))
+    if ablation:
+        yield from (Contestant("scapre", dials) for dials in ABLATION)
 
 
 def _show(rows: "list[Row]") -> None:

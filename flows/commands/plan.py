@@ -87,8 +87,7 @@ def _show_curve(curve: Any, console: Console) -> None:
         losses = (f"{loss:.1%}" if loss is not None else "?" for loss in (point.retained_loss, point.hidden_loss))
         table.add_row(str(point.more), f"{point.response:.1%}", f"{point.neighbour_response:.2f}", *losses)
     console.print(table)
-    unknown = curve.points[0].retained_loss is None
-    none = "nothing can be said, not even of this run" if unknown else "not even this run"
+    none = "not even this run" if curve.is_predicted else "nothing can be said, not even of this run"
     fits = none if curve.fits is None else f"{curve.fits} more concepts"
     console.print(f"predicted to fit: {fits}; {curve.ended_by}", highlight=False, soft_wrap=True)
     based = "; ".join(one.task for one in curve.measured) or "nothing: no run on this base was measured yet"

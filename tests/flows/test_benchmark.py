@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+import scapre
 from flows.arenas import CROWDS, Arena, build_arenas
 from flows.benchmark import BASE_METHOD, Bench, Contestant, Result, read_results
-from flows.commands.benchmark import SAME_TEXT
+from flows.commands.benchmark import SAME_TEXT, _contestants
 from flows.judgement import load_detectors, load_pipeline
 from infra.reference import world
 from infra.settings import load_settings
@@ -42,6 +43,15 @@ def test_crowds_have_their_size_and_come_out_the_same_again():
 
 def test_our_reading_of_text_in_the_sweep_is_the_default_methods():
     assert SAME_TEXT.items() <= METHODS["scapre"].resolve({}).items()
+
+
+def test_dials_that_are_given_take_the_place_of_the_sweep_and_unknown_ones_are_refused_at_once():
+    given = list(_contestants(["none", "scapre"], ["balance=answers"], is_swept=True, ablation=False))
+    assert given == [Contestant("none", {}), Contestant("scapre", {"balance": "answers"})]
+    swept = list(_contestants(["none", "scapre"], [], is_swept=True, ablation=False))
+    assert len(swept) > len(given)  # the control
+    with pytest.raises(scapre.DialError, match="uce has no dial balance"):
+        list(_contestants(["scapre", "uce"], ["balance=answers"], is_swept=True, ablation=False))
 
 
 def test_a_crowd_drawn_again_has_other_targets_and_the_first_draw_stays():

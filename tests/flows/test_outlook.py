@@ -14,7 +14,7 @@ import scapre
 from flows import candidate as candidates
 from flows import desk, intake
 from flows.candidate import build_candidate, fetch_base
-from flows.capacity import measured_here, predict
+from flows.capacity import Curve, Measured, Point, limit_curve, measured_here, predict
 from flows.case_states import Event
 from flows.commands.plan import _show_curve
 from flows.outlook import look_ahead
@@ -23,8 +23,10 @@ from flows.services import open_services
 from flows.takedown import TakedownOrder, plan_run
 from infra.chain import EntryKind
 from infra.settings import load_settings
+from validation.policy import load_policy
 
 REFERENCE = Path(__file__).parents[2] / "infra" / "reference" / "model"
+POLICY = Path(__file__).parents[2] / "flows" / "policy.yaml"
 FEW = {"probes_per_target": 32, "probes_per_target_base": 4, "probes_per_retained": 1, "probes_per_hidden": 0}
 
 
@@ -106,6 +108,43 @@ def test_a_method_of_which_nothing_was_measured_is_told_so(services, order):
 def test_measurements_that_ship_are_of_the_reference_model(services):
     assert len(measured_here(services, scapre.base_digest(REFERENCE))) >= 3
     assert measured_here(services, "0" * 64) == ()
+
+
+def curve_of(*losses: tuple[float | None, float | None], hidden_margin: float | None) -> tuple[Curve, str]:
+    """The curve of points with such losses of retained and hidden concepts, and what people are told of it."""
+    points = [
+        Point(more, response=0.1, neighbour_response=0.1, retained_loss=retained, hidden_loss=hidden, seconds=1.0)
+        for more, (retained, hidden) in enumerate(losses)
+    ]
+    measured = [Measured(base="0" * 64, task="a task", response=0.2, retained_loss=0.01)]
+    policy = load_policy(POLICY).model_copy(update={"retained_margin": 0.05, "hidden_margin": hidden_margin})
+    curve = limit_curve(points, measured, policy, ended_by="no more were tried")
+    told = StringIO()
+    _show_curve(curve, Console(file=told, width=200))
+    return curve, told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("losses", "hidden_margin", "fits", "told"),
+    [
+        pytest.param([(0.01, None), (0.02, None)], None, 1, "1 more concepts; no more were tried", id="all fit"),
+        pytest.param([(0.01, None), (0.06, None)], None, 0, "0 more concepts; 1 more would cost 6.0%", id="limit"),
+        pytest.param([(0.01, None), (None, None)], None, 0, "0 more concepts; 1 more would move", id="beyond"),
+        pytest.param(
+            [(0.06, None)], None, None, "not even this run; 0 more would cost 6.0% of retained", id="too much"
+        ),
+        pytest.param(
+            [(0.01, 0.2)], 0.1, None, "not even this run; 0 more would cost 20.0% of hidden", id="hidden lost"
+        ),
+        pytest.param([(0.01, None)], 0.1, None, "not even of this run; no judgement of this base", id="hidden unknown"),
+        pytest.param([(None, None)], None, None, "not even of this run; 0 more would move", id="unknown"),
+    ],
+)
+def test_a_curve_ends_at_the_first_limit_and_says_which_or_that_nothing_is_known(losses, hidden_margin, fits, told):
+    curve, said = curve_of(*losses, hidden_margin=hidden_margin)
+    assert curve.fits == fits
+    assert told in said
+    assert curve.is_predicted == ("nothing can be said" not in said)
 
 
 LOSSES = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=8)
