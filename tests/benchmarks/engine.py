@@ -4,10 +4,11 @@
 
 Prints a table, writes it as CSV and JSON, and exits with 1 if a bar is missed. Text features are random numbers (see
 `tests.benchmarks.synthetic`), the same for every method; a text encoder of CLIP-L's size with random weights is timed
-on a small sample. One CPU thread, as in the engine itself.
+on a small sample. `scapre-encoder` edits one memory of that encoder's size. One CPU thread, as in the engine itself.
 """
 
 import argparse
+import functools
 import os
 import platform
 import resource
@@ -37,6 +38,8 @@ from tests.benchmarks.synthetic import SyntheticText, TextShape, synthetic_stati
 SD15_ROWS: tuple[tuple[int, int], ...] = ((320, 10), (640, 10), (1280, 12))
 """Output rows of a projection, and how many projections have them."""
 CONTEXT_TOKENS = 77
+MEMORY_OVER_WIDTH = 4
+"""How many times as wide as the text encoder the memory of its last MLP is."""
 TABLE_WIDTH = 120
 KEPT_DIAGNOSTICS = ("condition_number", "own_directions", "solver_error", "solver_iterations")
 
@@ -73,22 +76,19 @@ class Plan:
         """Returns the seconds of the chosen clock."""
         return {"cpu": time.process_time, "wall": time.perf_counter}[self.clock]()
 
-    def text_of(self, concepts: int) -> TextShape:
-        """Returns how much text a request for `concepts` concepts is."""
-        return TextShape(concepts, width=self.width, found=self.found)
+    def text_of(self, method: str, concepts: int) -> TextShape:
+        """Returns how much text a request for `concepts` concepts is, and how wide what the method's weights read."""
+        width = MEMORY_OVER_WIDTH * self.width if find_method(method).edits_memories else self.width
+        return TextShape(concepts, width=width, found=self.found)
 
     def cells(self) -> Iterator[tuple[str, int, int]]:
         """Yields method, concepts and repetition; a whole round before the next, so that noise meets all alike."""
-        at_few = ALIKE if self.peers >= 1 else ["scapre", "scapre-released", "uce"]
-        at_many = ALIKE if self.peers >= 2 else ["scapre"]
+        at_few = sorted(METHODS) if self.peers >= 1 else ["scapre", "scapre-released", "uce"]
+        at_many = sorted(METHODS) if self.peers >= 2 else ["scapre"]
         for repetition in range(self.repetitions):
             yield from ((method, self.few, repetition) for method in at_few)
             yield from ((method, self.many, repetition) for method in at_many)
         yield from (("scapre", self.most, repetition) for repetition in range(self.repetitions_of_most))
-
-
-ALIKE = sorted(name for name, method in METHODS.items() if not method.edits_memories)
-"""Methods that change the same weights."""
 
 
 def random_projections(plan: Plan) -> dict[str, Tensor]:
@@ -99,6 +99,12 @@ def random_projections(plan: Plan) -> dict[str, Tensor]:
         f"projection {place:02d}": torch.randn(size, plan.width, generator=source) / plan.width**0.5
         for place, size in enumerate(sizes)
     }
+
+
+def random_memory(plan: Plan) -> dict[str, Tensor]:
+    """Returns float32 weights of the second half of an encoder's last MLP, scaled likewise."""
+    width = MEMORY_OVER_WIDTH * plan.width
+    return {"memory": torch.randn(plan.width, width, generator=torch.Generator().manual_seed(0)) / width**0.5}
 
 
 def seconds_per_prompt(plan: Plan) -> float:
@@ -120,9 +126,13 @@ def seconds_per_prompt(plan: Plan) -> float:
     return (plan.now() - started) / plan.encoder_prompts
 
 
-def prompts_of(shape: TextShape) -> int:
-    """Returns how many prompts the engine encodes: targets, their neighbours, names, vocabulary, the empty prompt."""
-    return shape.sentences * (2 * shape.targets + shape.named) + 2 * shape.found + 1
+def prompts_of(method: str, shape: TextShape) -> int:
+    """Returns how many prompts the engine encodes: targets, their neighbours, names, vocabulary, the empty prompt.
+
+    Memories are read in a way of their own, after names and what is aligned have been read in the plain way.
+    """
+    aligned = shape.sentences * (2 * shape.targets + shape.named) + 1
+    return aligned + 2 * shape.found + ((aligned + shape.found) if find_method(method).edits_memories else 0)
 
 
 def run_once(plan: Plan, projections: dict[str, Tensor], text: SyntheticText, method: str, repetition: int) -> Run:
@@ -174,15 +184,16 @@ def plain_timer(
 
 def measure(plan: Plan, console: Console) -> Report:
     """Returns everything measured, bars included."""
-    report, projections, per_prompt = Report(machine_facts()), random_projections(plan), seconds_per_prompt(plan)
-    texts = {concepts: synthetic_text(plan.text_of(concepts), seed=0) for concepts in (plan.few, plan.many)}
-    plain, distance = plain_timer(plan, projections, texts[plan.few])
+    report, per_prompt = Report(machine_facts()), seconds_per_prompt(plan)
+    projections, memory = random_projections(plan), random_memory(plan)
+    text_of = functools.lru_cache(maxsize=1)(functools.partial(synthetic_text, seed=0))
+    plain, distance = plain_timer(plan, projections, text_of(plan.text_of("scapre-released", plan.few)))
     plain_seconds = []
     for method, concepts, repetition in plan.cells():
-        if concepts not in texts:
-            texts = {concepts: synthetic_text(plan.text_of(concepts), seed=0)}
-        run = run_once(plan, projections, texts[concepts], method, repetition)
-        run.seconds["encode"] = per_prompt * prompts_of(plan.text_of(concepts))
+        shape = plan.text_of(method, concepts)
+        weights = memory if find_method(method).edits_memories else projections
+        run = run_once(plan, weights, text_of(shape), method, repetition)
+        run.seconds["encode"] = per_prompt * prompts_of(method, shape)
         if (method, concepts) == ("scapre-released", plan.few):
             plain_seconds.append(plain(repetition))
         report.runs.append(run)

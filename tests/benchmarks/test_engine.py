@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.engine import ALIKE, main
+from scapre.methods import METHODS
+from tests.benchmarks.engine import main
 from tests.benchmarks.report import PHASES, Bar
 from tests.benchmarks.synthetic import TextShape, synthetic_text
 
@@ -22,7 +23,7 @@ def test_every_method_and_phase_is_in_the_report(tmp_path: Path) -> None:
     assert main([*QUICK, *LAX, "--out", str(tmp_path)]) == 0
     with (tmp_path / "engine.csv").open(encoding="utf-8") as opened:
         lines = list(csv.DictReader(opened))
-    assert {line["method"] for line in lines if line["concepts"] == "3"} == set(ALIKE)
+    assert {line["method"] for line in lines if line["concepts"] == "3"} == set(METHODS)
     assert [line["method"] for line in lines if line["concepts"] == "20"] == ["scapre"]
     assert all(float(line[phase]) >= 0 for line in lines for phase in PHASES)
     assert all(float(line["encode"]) > 0 < float(line["save"]) for line in lines)
