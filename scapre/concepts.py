@@ -2,7 +2,7 @@
 
 Guarantees:
     1. A `Concept` that exists is valid; a name is asked for twice, or both to go and to stay, whatever its case,
-       spacing and plural s.
+       spacing, quotes and number (in English).
     2. An `EditSpec` is independent of the order in which concepts and names were given.
     3. `EditSpec.to_json` is canonical: equal specs give equal text, and `from_json` gives the spec back.
 """
@@ -23,6 +23,23 @@ DialValue = str | int | float
 LONGEST_NAME = 200
 JOINERS = "\u200c\u200d"
 """Invisible, and part of how Persian, Hindi and others are written."""
+BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that are drawn as nothing."""
+
+PUNCTUATION = ".,;:!?'\"()[]\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
+"""What may stand around a word without being part of it; dots, and quotes of many kinds."""
+SOUNDS_BEFORE_ES = ("xe", "che", "she", "sse", "zze", "oe")
+NO_PLURALS = frozenset({"glasses"})
+"""Look like the plural of another thing."""
+PLURALS: Mapping[str, str] = {
+    **{"men": "man", "children": "child", "mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth"},
+    **{"knives": "knife", "wives": "wife", "wolves": "wolf", "shelves": "shelf", "elves": "elf", "leaves": "leaf"},
+    **{"loaves": "loaf", "scarves": "scarf", "calves": "calf", "halves": "half", "thieves": "thief", "hooves": "hoof"},
+    **{"dwarves": "dwarf", "oxen": "ox", "cacti": "cactus", "octopi": "octopus", "gases": "gas", "atlases": "atlas"},
+    **{"canvases": "canvas", "lenses": "lens", "irises": "iris", "oases": "oasis", "quizzes": "quiz"},
+    **{"rhinoceroses": "rhinoceros", "waltzes": "waltz"},
+}
+"""Ends of words for many, and for one, where no rule of `word_keys` tells."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Concept:
     """What to draw instead; `None` leaves it to the method's `anchor` dial, an empty text is the empty prompt."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _clean_name(self.name, "name of a concept"))
+        object.__setattr__(self, "name", clean_name(self.name, "name of a concept"))
         if self.kind not in KINDS:
             raise InvalidConceptError(
                 f"concept {self.name!r}: expected a kind among {', '.join(KINDS)}, found {self.kind!r}"
@@ -49,12 +66,12 @@ class Concept:
         if not isinstance(self.aliases, Iterable):
             raise InvalidConceptError(f"concept {self.name!r}: expected aliases as a sequence, found {self.aliases!r}")
         # a plural or a hyphen is another text to the encoder: each spelling given is forgotten
-        aliases = {_clean_name(alias, f"alias of {self.name!r}") for alias in self.aliases}
+        aliases = {clean_name(alias, f"alias of {self.name!r}") for alias in self.aliases}
         object.__setattr__(self, "aliases", tuple(sorted(aliases - {self.name})))
         if self.anchor is not None and not isinstance(self.anchor, str):
             raise InvalidConceptError(f"concept {self.name!r}: expected a text as anchor, found {self.anchor!r}")
         if self.anchor is not None:
-            anchor = _clean_name(self.anchor, f"anchor of {self.name!r}") if self.anchor.strip() else ""
+            anchor = clean_name(self.anchor, f"anchor of {self.name!r}") if self.anchor.strip() else ""
             object.__setattr__(self, "anchor", anchor)
             if name_key(anchor) in {name_key(name) for name in self.names}:
                 raise InvalidConceptError(
@@ -129,13 +146,34 @@ def name_key(name: str) -> str:
 
 
 def word_keys(name: str) -> tuple[str, ...]:
-    """Returns the words of `name`, lower case, hyphens opened, without a plural s and punctuation at their ends."""
+    """Returns the words of `name`, the same for one of a kind and for many, and whatever their case and punctuation.
+
+    They are not always words that somebody would write: "canoe" and "canoes" are both "cano".
+    """
     visible = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, JOINERS)))
     split = re.split(r"[\s\-_]+", visible.casefold().strip())
-    words = [word.strip(".,;:!?") or word for word in split]
-    return tuple(
-        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words
-    )
+    return tuple(_one_of_a_kind(word.strip(PUNCTUATION) or word) for word in split)
+
+
+def _one_of_a_kind(word: str) -> str:
+    if word in NO_PLURALS:
+        return word
+    for many, one in PLURALS.items():
+        if word.endswith(many):
+            word = word.removesuffix(many) + one
+            break
+    word = _without_s(word)
+    if word.endswith("ie") and len(word) > 3:  # cherries, but cookies as well
+        return f"{word[:-2]}y"
+    if word.endswith(SOUNDS_BEFORE_ES) and len(word) > 3:  # foxes, but axes as well
+        return word[:-1]
+    if word.endswith("use") and not word.endswith("ouse"):  # buses, but muses as well
+        return _without_s(word[:-1])
+    return word
+
+
+def _without_s(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def word_runs(name: str) -> frozenset[tuple[str, ...]]:
@@ -150,7 +188,7 @@ def canonical_names(names: Iterable[str], what: str) -> tuple[str, ...]:
         raise InvalidConceptError(f"expected a sequence of names, found one text for {what}: {names!r}")
     if not isinstance(names, Iterable):
         raise InvalidConceptError(f"expected a sequence of names, found {names!r} for {what}")
-    distinct = {_clean_name(name, what) for name in names}
+    distinct = {clean_name(name, what) for name in names}
     return tuple(sorted(distinct, key=lambda name: (name_key(name), name)))
 
 
@@ -195,11 +233,16 @@ def check_disjoint(concepts: Iterable[Concept], retain: Iterable[str], withheld:
         raise InvalidConceptError(f"both retained and withheld: {', '.join(both)}; take them out of one of the two")
 
 
-def _clean_name(name: str, what: str) -> str:
+def clean_name(name: str, what: str) -> str:
+    """Returns a name as it is kept: composed characters, single spaces.
+
+    Raises:
+        InvalidConceptError: it is no text, nothing of it can be seen, it is too long or holds control characters.
+    """
     if not isinstance(name, str):
         raise InvalidConceptError(f"{what}: expected a text, found {type(name).__name__}")
     cleaned = " ".join(unicodedata.normalize("NFC", name).split())
-    if not cleaned.strip(JOINERS):
+    if not any(unicodedata.category(one)[0] in "LNPS" and one not in BLANKS for one in cleaned):
         raise InvalidConceptError(f"{what}: expected at least one visible character, found {name!r}")
     if len(cleaned) > LONGEST_NAME:
         raise InvalidConceptError(

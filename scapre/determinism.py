@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MOST_WORKERS = 16
 """Threads, unless a caller holds much in each."""
@@ -24,10 +25,12 @@ _outside: list[int] = []
 def exact_arithmetic() -> Generator[None]:
     """Runs the block without gradients, and with products as exact as their factors, whatever the caller allows.
 
-    Autocast holds for the caller's thread and not for others, so that numbers would depend on how many there are.
+    Autocast holds for the caller's thread and not for others, so that numbers would depend on how many there are; how
+    attention is computed decides about last bits; and what names no device is meant to be in memory.
     """
     cpu, cuda = (torch.autocast(device, enabled=False) for device in ("cpu", "cuda"))
-    with _full_precision(), torch.no_grad(), cpu, cuda:
+    any_attention = sdpa_kernel([backend for backend in SDPBackend.__members__.values() if backend != SDPBackend.ERROR])
+    with _full_precision(), torch.no_grad(), cpu, cuda, any_attention, torch.device("cpu"):
         yield
 
 

@@ -101,9 +101,13 @@ def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Prefl
 def _refuse_long_names(encoder: PromptEncoder, passage: Passage) -> None:
     for placed in passage.targets:
         for template, name in concept_prompts(placed.concept):
-            for sentence in (fill(template, shown) for shown in (name, placed.anchor) if shown):
-                if encoder[sentence.text].is_full:  # only then may a part of the name be cut
-                    encoder.target_slots(sentence, 0)
+            sentences = {shown: fill(template, shown) for shown in (name, placed.anchor) if shown}
+            if cut := [shown for shown, sentence in sentences.items() if not encoder.has_room_for(sentence.up_to_name)]:
+                what = "name" if cut[0] == name else "anchor"
+                raise InvalidConceptError(
+                    f"target {placed.concept.name!r}: expected its {what} to fit the {encoder.context_tokens} tokens "
+                    f"of this text encoder, found {sentences[cut[0]].text!r}; use a shorter {what}"
+                )
 
 
 def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
@@ -195,8 +199,8 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
     if unknown := [name for name in passage.named if not encoder.knows(name)]:
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
         yield f"{len(unknown)} retained names ({shown}) hold words that a tokenizer reads all alike, unknown or marks"
-    if cut := [prompt for prompt in passage.retained["named"] if encoder[prompt].is_full]:
-        yield f"{len(cut)} retained prompts fill the whole context and may be cut, the first: {cut[0]!r}"
+    if cut := [prompt for prompt in passage.retained["named"] if not encoder.has_room_for(prompt)]:
+        yield f"{len(cut)} retained prompts do not fit the text encoder and are cut, the first: {cut[0]!r}"
 
 
 def _warnings_of(placed: Placed, close: Sequence[Near], synonym_cosine: float) -> Iterator[str]:

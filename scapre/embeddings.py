@@ -21,7 +21,7 @@ from torch import nn
 
 from scapre.concepts import Concept, name_key
 from scapre.determinism import side_by_side
-from scapre.errors import InvalidConceptError
+from scapre.errors import CheckpointError
 from scapre.feature_cache import CachedFeatures
 from scapre.slots import EncodedPrompt, aligned_slot
 from scapre.text import TextSource, TextStack
@@ -149,6 +149,7 @@ class PromptEncoder:
 
         def read(batch: Sequence[str]) -> list[EncodedPrompt]:
             encoded = reader.encode(batch)
+            _refuse_nonsense(batch, encoded)
             return encoded if padding is None else [prompt.thinned(padding) for prompt in encoded]
 
         read_batches = side_by_side(read, batches, on_cpu=_is_on_cpu(reader), most=MOST_WORKERS)
@@ -165,18 +166,18 @@ class PromptEncoder:
         if self._on_progress:
             self._on_progress(self._done, self._asked)
 
-    def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
-        """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run.
+    @property
+    def context_tokens(self) -> int:
+        """Number of slots a prompt is given."""
+        return self._text.context_tokens
 
-        Raises:
-            InvalidConceptError: the name does not fit the context of a text encoder.
-        """
-        prompt, ends = self[filled.text], self._text.name_ends(filled.up_to_name)
-        if any(end > run.last_word for run, end in zip(prompt.runs, ends, strict=True)):
-            raise InvalidConceptError(
-                f"expected a name that fits the {self._text.context_tokens} tokens of this text encoder, "
-                f"found {filled.text!r}; use a shorter name, alias or anchor"
-            )
+    def has_room_for(self, text: str) -> bool:
+        """Returns whether `text` fits the context of every encoder, so that nothing of it is cut."""
+        return self._text.has_room_for(text)
+
+    def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
+        """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run."""
+        prompt = self[filled.text]
         first = self._text.name_ends(filled.up_to_first_word)
         starts = [start if run.is_causal else 0 for run, start in zip(prompt.runs, first, strict=True)]
         return prompt.rows_from(starts, padding)
@@ -195,6 +196,15 @@ class PromptEncoder:
     def spelled_out(self, name: str) -> str:
         """Returns the name with all vectors of what a tokenizer was taught by textual inversion."""
         return self._text.spelled_out(name)
+
+
+def _refuse_nonsense(prompts: Sequence[str], encoded: Sequence[EncodedPrompt]) -> None:
+    for text, prompt in zip(prompts, encoded, strict=True):
+        if not bool(prompt.features.isfinite().all()):
+            raise CheckpointError(
+                f"expected finite features, found NaN or infinity where the text encoder reads {text!r}; restore its "
+                "weights"
+            )
 
 
 def _is_on_cpu(text: TextSource) -> bool:

@@ -85,6 +85,10 @@ class _Tapped(nn.Module):
             )
         return SimpleNamespace(last_hidden_state=torch.cat([heard, told], dim=-1))
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns what looks up a vector for each token."""
+        return self.encoder.get_input_embeddings()
+
     def _keep_input(self, _: nn.Module, given: tuple[Float[Tensor, "prompts slots d_ff"]]) -> None:
         self._seen.h = given[0]
 

@@ -17,6 +17,7 @@ from scapre.concepts import Concept, word_keys, word_runs
 from scapre.embeddings import (
     BARE,
     EMPTY_PROMPT,
+    TEMPLATES,
     ConceptPrompt,
     PromptEncoder,
     aligned_slot,
@@ -215,9 +216,9 @@ def read_text(
     proposable: Sequence[str],
     reading: Reading,
 ) -> Passage:
-    """Chooses anchors, neighbours and retained text, and encodes what is aligned, and what somebody named.
+    """Chooses anchors, neighbours and retained text, and encodes what is aligned.
 
-    What the engine found is encoded by its bare names, which tell how near they are; its sentences are not yet read.
+    What is retained is encoded by its bare names, which tell how near they are; its sentences are not yet read.
     """
     familiar, strangers = _part_strangers(encoder, proposable if reading.vocabulary else (), reading.longest_word)
     names = [*named, *familiar, *(name for concept in concepts for name in concept.names)]
@@ -231,9 +232,8 @@ def read_text(
         synonym_cosine=reading.synonym_cosine,
     )
     plain = _plain_picture(encoder, concepts, reading.longest_word)
-    unknown = frozenset(name for name in near.retained if not encoder.knows(name))
     passage = Passage(
-        targets=tuple(_place(concept, near, unknown, reading, plain) for concept in concepts),
+        targets=tuple(_place(encoder, concept, near, reading, plain) for concept in concepts),
         named=tuple(named),
         near=near,
         strangers=strangers,
@@ -244,7 +244,6 @@ def read_text(
         },
     )
     encoder.encode(passage.aligned_prompts)
-    encoder.encode((*passage.retained["named"], *passage.retained["general"]), padding=reading.padding_slots)
     return passage
 
 
@@ -270,11 +269,21 @@ def _plain_picture(encoder: PromptEncoder, concepts: Sequence[Concept], longest:
     return PLAIN_PICTURE if is_known and forgotten.isdisjoint(word_runs(PLAIN_PICTURE)) else EMPTY_PROMPT
 
 
-def _place(concept: Concept, near: Neighbourhood, unknown: frozenset[str], reading: Reading, plain: str) -> Placed:
+def _place(encoder: PromptEncoder, concept: Concept, near: Neighbourhood, reading: Reading, plain: str) -> Placed:
+    def is_usable(name: str) -> bool:
+        sentences = [fill(template, name).up_to_name for template in TEMPLATES[concept.kind]]
+        return encoder.knows(name) and all(map(encoder.has_room_for, sentences))
+
     # whoever names what must survive names the look-alikes
     rivals = (one for one in near.around(concept.name) if one.is_named or not near.named)
-    known = (one for one in near.around(concept.name) if one.name not in unknown)
-    anchor = choose_anchor(concept, known, default=reading.anchor, closest=reading.anchor_cosine, plain=plain)
+    anchor = choose_anchor(
+        concept,
+        near.around(concept.name),
+        default=reading.anchor,
+        closest=reading.anchor_cosine,
+        plain=plain,
+        is_usable=is_usable,
+    )
     return Placed(concept, anchor, tuple(islice(rivals, reading.neighbours)))
 
 

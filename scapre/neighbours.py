@@ -5,7 +5,7 @@ Guarantees:
     2. A vocabulary entry that is nearly the same text as a target counts as its synonym and is not retained.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -112,7 +112,15 @@ def find_neighbours(
     )
 
 
-def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, closest: float, plain: str) -> str:
+def choose_anchor(
+    concept: Concept,
+    around: Iterable[Near],
+    *,
+    default: str,
+    closest: float,
+    plain: str,
+    is_usable: Callable[[str], bool] = lambda _: True,
+) -> str:
     """Returns what `concept` becomes: its own anchor, else `default`; `nearest` takes the nearest retained name.
 
     Names the user wants kept come first, if the target is more like them than like the average name: the user vouches
@@ -121,7 +129,7 @@ def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, clo
     target, since what is nearly the target, or a part of its name, would be drawn as the target; and it must name a
     thing. A style becomes `plain`, words for a picture in no style: of retained names nobody says which are styles, and
     one that became an object would put it into every picture. Unsafe content becomes the empty prompt, since what lies
-    near it is seldom better.
+    near it is seldom better. Only names that are `is_usable`, as those the tokenizer knows, are chosen.
     """
     if concept.anchor is not None:
         return concept.anchor
@@ -133,9 +141,9 @@ def choose_anchor(concept: Concept, around: Iterable[Near], *, default: str, clo
     own_words = {word for name in names for word in name}
     guess = None
     for near in around:
-        if near.is_named and near.cosine > 0 and word_runs(near.name).isdisjoint(names):
+        if near.is_named and near.cosine > 0 and word_runs(near.name).isdisjoint(names) and is_usable(near.name):
             return near.name
-        if guess is None and _is_good_guess(near, own_words, closest):
+        if guess is None and _is_good_guess(near, own_words, closest) and is_usable(near.name):
             guess = near.name
     return EMPTY_PROMPT if guess is None else guess
 

@@ -69,6 +69,10 @@ class TextSource(Protocol):
         """Returns the slot of the last token of `text_and_name`, for each run."""
         ...
 
+    def has_room_for(self, text: str) -> bool:
+        """Returns whether `text` fits the context of every encoder, so that nothing of it is cut."""
+        ...
+
     def knows(self, text: str) -> bool:
         """Returns whether no tokenizer reads any of `text` as its one token for whatever it does not know."""
         ...
@@ -137,6 +141,10 @@ class TextStack:
         """Returns the slot of the last token of `text_and_name`."""
         return [self._count_tokens(self._written(text_and_name)) - 1 - self.has_end_token]
 
+    def has_room_for(self, text: str) -> bool:
+        """Returns whether `text` fits the context, so that nothing of it is cut."""
+        return self._count_tokens(self._written(text)) <= self.context_tokens
+
     def knows(self, text: str) -> bool:
         """Returns whether the tokenizer reads all of `text` as words: not as its token for whatever it does not know.
 
@@ -144,7 +152,8 @@ class TextStack:
         which some tokenizers pad.
         """
         with _TOKENIZING:
-            return self._marks.isdisjoint(self._tokenizer()(self._written(text), add_special_tokens=False).input_ids)
+            tokens = self._tokenizer()(self._written(text), add_special_tokens=False, verbose=False)
+        return self._marks.isdisjoint(tokens.input_ids)
 
     def spelled_out(self, text: str) -> str:
         """Returns `text` with all vectors of what the tokenizer was taught by textual inversion, as it is drawn.
@@ -188,6 +197,15 @@ class TextStack:
                 "the tokenizer of the checkpoint's family"
             )
 
+    def _refuse_tokens_without_vector(self, ids: Int[Tensor, "prompts slots"]) -> None:
+        embeddings = self.encoder.get_input_embeddings()
+        if isinstance(embeddings, nn.Embedding) and int(ids.max()) >= embeddings.num_embeddings:
+            raise CheckpointError(
+                f"expected a {self.component} with a vector for every token of its tokenizer, found "
+                f"{embeddings.num_embeddings} vectors and token {int(ids.max())}; give it vectors for added tokens "
+                "(resize_token_embeddings), or restore the tokenizer"
+            )
+
     def _count_tokens(self, text: str) -> int:
         """Returns how many tokens `text` is, special ones included, however long it is."""
         with _TOKENIZING:
@@ -221,6 +239,7 @@ class TextStack:
                 return_tensors="pt",
             )
         ids, mask = tokens.input_ids, tokens.attention_mask
+        self._refuse_tokens_without_vector(ids)
         counts = mask.sum(dim=1)
         lengths = torch.full_like(counts, ids.shape[1])
         if self.masks_padding:
@@ -288,6 +307,10 @@ class _Joined(ABC):
     def in_float32(self) -> Self:
         """Returns a source that reads in float32 or better."""
         return replace(self, sources=tuple(source.in_float32() for source in self.sources))
+
+    def has_room_for(self, text: str) -> bool:
+        """Returns whether `text` fits the context of every encoder, so that nothing of it is cut."""
+        return all(source.has_room_for(text) for source in self.sources)
 
     def knows(self, text: str) -> bool:
         """Returns whether every tokenizer knows all of `text`."""
@@ -399,6 +422,10 @@ class Projected:
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`, for each run."""
         return self.source.name_ends(text_and_name)
+
+    def has_room_for(self, text: str) -> bool:
+        """Returns whether `text` fits the context of every encoder, so that nothing of it is cut."""
+        return self.source.has_room_for(text)
 
     def knows(self, text: str) -> bool:
         """Returns whether every tokenizer knows all of `text`."""

@@ -26,7 +26,7 @@ from scapre.determinism import Stopwatch, exact_arithmetic, single_threaded
 from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
-from scapre.errors import UnsupportedArchitectureError
+from scapre.errors import CheckpointError, UnsupportedArchitectureError
 from scapre.feature_cache import CachedFeatures, FeatureCache
 from scapre.memories import read_memories
 from scapre.methods import Method, Problem, Solution, find_method
@@ -159,6 +159,9 @@ def _read_base(pipeline_or_path: Any, method: Method) -> BaseModel:
     base = read_base(pipeline_or_path)
     if method.edits_memories:
         read_memories(base)  # refuses before text is read, which may take minutes
+    for name, held in ({} if method.edits_memories else base.weights.projections).items():
+        if not bool(held.isfinite().all()):
+            raise CheckpointError(f"expected finite weights, found NaN or infinity in {name!r}; restore the checkpoint")
     for name, held in base.weights.editable.items():
         if held.device.type in WITHOUT_FLOAT64:
             raise UnsupportedArchitectureError(
@@ -224,8 +227,8 @@ class _Order:
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         found = examine(encoder, passage, self.reading)
-        if not self.method.edits_memories:  # these will read the sentences of found names in their own way
-            encoder.encode(passage.retained["found"], padding=self.reading.padding_slots)
+        if not self.method.edits_memories:  # these will read the sentences of retained names in their own way
+            encoder.encode(itertools.chain(*passage.retained.values()), padding=self.reading.padding_slots)
         return passage, found
 
     def gather_statistics(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> Statistics:

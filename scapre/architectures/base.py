@@ -136,7 +136,11 @@ def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
     check_projections(architecture, projections)
     architecture.check_config(parts.denoiser_config)
     text = architecture.read_text(parts)
-    if odd := [name for name, weight in projections.items() if weight.ndim != 2 or weight.shape[1] != text.width]:
+    if odd := [
+        name
+        for name, weight in projections.items()
+        if weight.ndim != 2 or not len(weight) or weight.shape[1] != text.width
+    ]:
         raise UnsupportedArchitectureError(
             f"expected projections that read {text.width} text features, "
             f"found {tuple(projections[odd[0]].shape)} in {odd[0]!r}"

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from scapre.architectures.base import Architecture, Parts
@@ -26,7 +27,8 @@ def caption_projection(channels: int, width: int) -> nn.Module:
     """Returns the module text passes first, without weights."""
     from diffusers.models.embeddings import PixArtAlphaTextProjection  # takes seconds to import
 
-    return PixArtAlphaTextProjection(in_features=channels, hidden_size=width)
+    with torch.device("meta"):  # random weights, which are never used, would change what the caller draws next
+        return PixArtAlphaTextProjection(in_features=channels, hidden_size=width)
 
 
 def inner_width(config: Mapping[str, Any]) -> int:

@@ -45,6 +45,10 @@ class InstructedText(TextStack):
         """Returns the slot of the last token of `text_and_name`."""
         return [self._count_tokens(self.instruction + self._written(text_and_name)) - 1 - self._cut]
 
+    def has_room_for(self, text: str) -> bool:
+        """Returns whether `text` fits behind the instruction, so that nothing of it is cut."""
+        return self._count_tokens(self.instruction + self._written(text)) <= self.context_tokens + self._cut
+
     def encode(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
         """Returns the features of each prompt; the empty one has a second run, as the unconditional prompt."""
         texts = [self.instruction + self._written(prompt) for prompt in prompts]

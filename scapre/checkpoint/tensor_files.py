@@ -203,14 +203,22 @@ def is_pickle(file: Path) -> bool:
     """Returns whether the content is a pickle of protocol 2 or later, or an archive that holds one."""
     try:
         with file.open("rb") as opened:
-            start = opened.read(9)
+            start = opened.read(4)
         if start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(file) as archive:
                 return any(name.endswith(".pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{file}: expected a readable file, found: {error}; fetch it again") from error
-    is_safetensors = start[5:] == b"\0\0\0{"  # a header below a terabyte, whose length may look like a protocol
-    return len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5 and not is_safetensors
+    is_marked = len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5
+    return is_marked and not _is_safetensors(file)  # whose length may look like the mark of a protocol
+
+
+def _is_safetensors(file: Path) -> bool:
+    try:
+        read_header(file)
+    except CheckpointError:
+        return False
+    return file.suffix == ".safetensors"  # what is called otherwise may be both, and whoever opens it take the other
 
 
 def _flipped(content: bytes, change: Tensor) -> bytes:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre import solver
-from scapre.concepts import DialValue
+from scapre.concepts import DialValue, clean_name
 from scapre.determinism import Stopwatch
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics, target_batches
@@ -69,6 +69,8 @@ class Dial:
         text = " ".join(value.split())
         if text in self.choices:
             return text
+        if text:
+            text = clean_name(text, f"dial {name}")
         if meant := difflib.get_close_matches(text.casefold(), self.choices, n=1, cutoff=SURELY_MEANT):
             raise DialError(f"dial {name}: expected {self.expected}, found {value!r}; did you mean {meant[0]!r}?")
         return text

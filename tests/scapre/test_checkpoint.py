@@ -155,6 +155,16 @@ def test_an_archive_that_holds_a_pickle_is_one_and_others_are_not(checkpoint: Pa
         scapre.inspect_checkpoint(checkpoint)
 
 
+def test_a_pickle_that_begins_as_safetensors_do_is_one(checkpoint: Path) -> None:
+    start = b"\x80\x02X" + struct.pack("<I", 2) + b"\0{" + b"0"  # a text, let go
+    crafted = start + pickle.dumps({}, 2)[2:]
+    assert pickle.loads(crafted) == {}  # the control
+    assert crafted[5:9] == b"\0\0\0{"
+    (checkpoint / "weights.dat").write_bytes(crafted)
+    with pytest.raises(CheckpointError, match=r"pickle weights\.dat"):
+        scapre.inspect_checkpoint(checkpoint)
+
+
 def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     header = json.dumps({"__metadata__": {"note": "x"}}).ljust(0x0480).encode()

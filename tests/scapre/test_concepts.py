@@ -22,6 +22,7 @@ SPEC = EditSpec(
         ({"name": ""}, "at least one visible character"),
         ({"name": "   "}, "at least one visible character"),
         ({"name": "\u200d"}, "at least one visible character"),
+        ({"name": "\u3164 \ufe0f"}, "at least one visible character"),
         ({"name": "a\x07b"}, "control characters"),
         ({"name": "x" * 201}, "at most 200"),
         ({"name": 3}, "expected a text, found int"),
@@ -66,6 +67,37 @@ def test_spec_of_another_format_is_refused() -> None:
 def test_a_concept_listed_twice_is_refused() -> None:
     with pytest.raises(InvalidConceptError, match="listed twice"):
         EditSpec("scapre", (Concept("cat"), Concept("Cats")), (), {}, "00")
+
+
+ONE_AND_MANY = """
+    fox foxes; bus buses; cherry cherries; butterfly butterflies; octopus octopuses; walrus walruses; horse horses;
+    house houses; rose roses; vase vases; cheese cheeses; lens lenses; gas gases; canvas canvases; iris irises; shoe
+    shoes; canoe canoes; tomato tomatoes; hero heroes; piano pianos; photo photos; zoo zoos; toe toes; cookie cookies;
+    zombie zombies; pie pies; fly flies; boy boys; axe axes; box boxes; church churches; moustache moustaches; headache
+    headaches; dish dishes; dress dresses; muse muses; blouse blouses; emu emus; mouse mice; goose geese; tooth teeth;
+    foot feet; child children; man men; woman women; snowman snowmen; ox oxen; wolf wolves; werewolf werewolves; knife
+    knives; bookshelf bookshelves; leaf leaves; glove gloves; olive olives; cave caves; wave waves; cactus cacti;
+    cactus cactuses; quiz quizzes; maze mazes; giraffe giraffes; roof roofs; scarf scarves; scarf scarfs; tree trees
+"""
+
+
+@pytest.mark.parametrize("pair", [pair.split() for pair in ONE_AND_MANY.split(";")], ids=" ".join)
+def test_one_of_a_kind_and_many_are_one_name(pair: list[str]) -> None:
+    one, many = pair
+    assert name_key(many) == name_key(one)
+    with pytest.raises(InvalidConceptError, match="both to be forgotten and retained"):
+        check_disjoint([Concept(f"red {many}")], [f"Red {one}"], [])
+
+
+def test_things_that_look_like_many_of_another_stay_apart() -> None:
+    names = ["glass", "glasses", "cap", "cape", "car", "care", "pin", "pine", "cube", "cub", "plan", "plane", "cave"]
+    names += ["cafe", "star", "stare", "tub", "tube", "hat", "hate", "bath", "bathe", "bus", "bush", "as", "ass", "us"]
+    assert len({name_key(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["'tiger'", "“tiger”", "«Tiger»", "(tiger)", "tiger!"])
+def test_quotes_do_not_make_another_name(name: str) -> None:
+    assert name_key(name) == "tiger"
 
 
 @pytest.mark.parametrize(

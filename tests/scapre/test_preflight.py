@@ -5,7 +5,8 @@ import torch
 from tiny_pipelines import build
 
 import scapre
-from scapre import Concept, InvalidConceptError
+from scapre import CheckpointError, Concept, InvalidConceptError
+from scapre.embeddings import PromptEncoder
 
 
 def preflight(pipeline, *concepts: Concept, retain=("dog", "horse"), **dials) -> scapre.Preflight:
@@ -52,9 +53,33 @@ def test_two_targets_that_share_an_alias_are_refused(pipeline) -> None:
 
 def test_a_retained_name_that_fills_the_context_is_said(pipeline) -> None:
     long = " ".join(["dog", "in", "the", "park"] * 10)
-    said = "fill the whole context"
+    said = "8 retained prompts do not fit"
     assert any(said in warning for warning in preflight(pipeline, Concept("cat"), retain=("dog", long)).warnings)
-    assert not any(said in warning for warning in preflight(pipeline, Concept("cat"), retain=("dog",)).warnings)
+    fits = " ".join(["dog"] * 8)
+    assert not any("do not fit" in told for told in preflight(pipeline, Concept("cat"), retain=("dog", fits)).warnings)
+
+
+def test_an_anchor_that_the_engine_chooses_fits_the_context(pipeline, monkeypatch) -> None:
+    target, long = Concept("a cat in the park"), " ".join(["horse", "apple"] * 14)
+    found = preflight(pipeline, target, retain=(long, "zebra", "horse"))
+    assert found.at_risk[0].name == long
+    assert found.anchors == {target.name: ""}
+    monkeypatch.setattr(PromptEncoder, "has_room_for", lambda *_: True)
+    assert preflight(pipeline, target, retain=(long, "zebra", "horse")).anchors == {target.name: long}
+
+
+def test_a_text_encoder_that_is_not_numbers_is_told_before_anything_is_solved(pipeline) -> None:
+    preflight(pipeline, Concept("cat"))  # the control
+    pipeline.text_encoder.get_parameter("final_layer_norm.weight").data.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="finite features, found NaN or infinity where the text encoder reads"):
+        preflight(pipeline, Concept("cat"))
+
+
+def test_a_token_without_a_vector_is_told(pipeline) -> None:
+    pipeline.tokenizer.add_tokens(["tigerx"])
+    preflight(pipeline, Concept("cat"))  # the control: it is not asked for
+    with pytest.raises(CheckpointError, match=r"a vector for every token .* found \d+ vectors and token \d+; give it"):
+        preflight(pipeline, Concept("tigerx"))
 
 
 def test_that_nothing_is_retained_is_said(pipeline) -> None:
@@ -97,9 +122,9 @@ def test_a_style_becomes_nothing_where_the_encoder_does_not_know_the_words(
 
 def test_a_name_too_long_for_the_encoder_is_refused_before_anything_is_solved(pipeline) -> None:
     longest = " ".join(["cat"] * 45)
-    with pytest.raises(InvalidConceptError, match="expected a name that fits"):
+    with pytest.raises(InvalidConceptError, match=r"target 'cat cat .*': expected its name to fit .*a shorter name"):
         preflight(pipeline, Concept(longest, aliases=("hound",)))
-    with pytest.raises(InvalidConceptError, match="expected a name that fits"):
+    with pytest.raises(InvalidConceptError, match=r"target 'cat': expected its anchor to fit .*a shorter anchor"):
         preflight(pipeline, Concept("cat", anchor=longest.replace("cat", "dog")))
     preflight(pipeline, Concept(" ".join(["cat"] * 8), anchor=" ".join(["dog"] * 8)))  # the control
 

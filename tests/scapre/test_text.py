@@ -1,6 +1,7 @@
 """Prompts, slots, alignment and what is gathered from them."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune
 from transformers import ByT5Tokenizer
 
-from scapre import CheckpointError, Concept, InvalidConceptError
+from scapre import CheckpointError, Concept
 from scapre.embeddings import (
     BATCH_PROMPTS,
     EMPTY_PROMPT,
@@ -38,6 +39,7 @@ def encoder(pipeline) -> PromptEncoder:
 
 def gather(encoder: PromptEncoder, concepts, named=(), proposable=(), reading=READING):
     passage = read_text(encoder, concepts, named=named, proposable=proposable, reading=reading)
+    encoder.encode(itertools.chain(*passage.retained.values()), padding=reading.padding_slots)
     return gather_statistics(encoder, passage, padding_slots=reading.padding_slots, device=CPU)
 
 
@@ -134,9 +136,12 @@ def test_articles_are_not_the_first_word_of_a_name(name: str, up_to: str) -> Non
     assert fill("a photo of {a}", name).up_to_first_word == up_to
 
 
-def test_a_name_too_long_for_the_encoder_is_refused(encoder) -> None:
-    with pytest.raises(InvalidConceptError, match="shorter name"):
-        gather(encoder, [Concept("xylophone " * 6)])
+@pytest.mark.parametrize("words", [1, 28, 30, 31, 40])
+def test_there_is_room_for_what_is_not_cut(encoder, words: int) -> None:
+    text, longer = " ".join(["cat"] * words), " ".join(["cat"] * words + ["dog"])
+    encoder.encode([text, longer])
+    is_read = not torch.equal(encoder[text].features, encoder[longer].features)
+    assert encoder.has_room_for(longer) == is_read
 
 
 def test_padding_slots_are_spread_over_the_padding(encoder) -> None:

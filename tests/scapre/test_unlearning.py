@@ -13,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_pipelines import BUILDERS, build
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import scapre
 from scapre import (
+    CheckpointError,
     Concept,
     DialError,
     Edit,
@@ -137,6 +140,22 @@ def test_autocast_of_the_caller_is_irrelevant_and_restored(make_pipeline, thread
         torch.set_num_threads(original)
 
 
+@pytest.mark.parametrize("device", [None, "meta"])
+@pytest.mark.parametrize("kernels", [[SDPBackend.MATH], [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]])
+def test_attention_and_device_of_the_caller_are_irrelevant_and_restored(make_pipeline, kernels, device) -> None:
+    pipeline = make_pipeline(dtype=torch.float32)
+    digest, prompt = unlearn(pipeline).digest, pipeline.tokenizer("a cat", return_tensors="pt").input_ids
+    plain = pipeline.text_encoder(prompt).last_hidden_state
+    with sdpa_kernel(kernels):
+        differs = not torch.equal(pipeline.text_encoder(prompt).last_hidden_state, plain)
+        assert differs == (SDPBackend.FLASH_ATTENTION not in kernels)  # the control
+        with torch.device(device or "cpu"):
+            assert unlearn(pipeline).digest == digest
+            assert torch.empty(1).device.type == (device or "cpu")
+        assert torch.backends.cuda.flash_sdp_enabled() == (SDPBackend.FLASH_ATTENTION in kernels)
+        assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
 def allow_for_all() -> None:
     torch.set_float32_matmul_precision("medium")
 
@@ -202,12 +221,20 @@ def test_a_device_without_float64_is_refused_with_a_way_out(pipeline, monkeypatc
         ask(pipeline, [CAT], RETAIN, vocabulary=0)
 
 
-def test_random_state_and_pipeline_are_left_alone(pipeline) -> None:
+@pytest.mark.parametrize("family", BUILDERS)
+def test_no_randomness_is_consumed(family: str) -> None:
+    pipeline, state = build(family), torch.get_rng_state()
+    edit = unlearn(pipeline)
+    edit.apply(pipeline)
+    edit.revert(pipeline)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pipeline_is_left_alone(pipeline) -> None:
     pipeline.text_encoder.train()
     frozen = next(pipeline.text_encoder.children()).eval()
-    state, before = torch.get_rng_state(), scapre.base_digest(pipeline)
+    before = scapre.base_digest(pipeline)
     unlearn(pipeline)
-    assert torch.equal(torch.get_rng_state(), state)
     assert scapre.base_digest(pipeline) == before
     assert pipeline.text_encoder.training
     assert not frozen.training
@@ -348,6 +375,7 @@ def test_uce_equals_its_formula(pipeline) -> None:
     encoder = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
     concepts, named = edit.spec.concepts, edit.spec.retain
     passage = read_text(encoder, concepts, named=named, proposable=(), reading=reading)
+    encoder.encode(itertools.chain(*passage.retained.values()), padding=2)
     statistics = gather_statistics(encoder, passage, padding_slots=2, device=torch.device("cpu"))
     retained = []
     for name in named:
@@ -383,6 +411,8 @@ def test_uce_equals_its_formula(pipeline) -> None:
         ({"row_weights": "mine"}, DialError, "'uniform' or 'per_target' or 'shared'"),
         ({"anchor": "nearset"}, DialError, "did you mean 'nearest'"),
         ({"anchor": "Nearest"}, DialError, "did you mean 'nearest'"),
+        ({"anchor": "a\x00b"}, InvalidConceptError, "dial anchor: 'a.x00b' holds control characters"),
+        ({"anchor": "a" * 300}, InvalidConceptError, "dial anchor: expected at most 200 characters, found 300"),
         ({"anchor": 3}, DialError, "dial anchor: expected 'nearest' or any other text, found 3"),
         ({"concepts": (CAT, Concept("Cats"))}, InvalidConceptError, "listed twice"),
         ({"retain": ("kitten",)}, InvalidConceptError, "both to be forgotten and retained"),
@@ -421,8 +451,19 @@ def test_a_bare_name_stands_for_an_object(pipeline) -> None:
 
 def test_weights_that_are_not_numbers_never_come_out(pipeline) -> None:
     pipeline.text_encoder.get_parameter("final_layer_norm.weight").data.fill_(torch.nan)
-    with pytest.raises(SingularSystemError, match="text encoder"):
+    with pytest.raises(CheckpointError, match="text encoder"):
         unlearn(pipeline)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_projections_that_are_not_numbers_are_named(pipeline, method: str) -> None:
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    pipeline.unet.get_parameter(name).data[0, 0] = torch.inf
+    if METHODS[method].edits_memories:  # the control: it neither reads nor changes them
+        assert not unlearn(pipeline, method=method).is_identity
+        return
+    with pytest.raises(CheckpointError, match=f"found NaN or infinity in 'unet.{name}'; restore"):
+        unlearn(pipeline, method=method)
 
 
 def test_other_classes_are_refused_by_name(pipeline) -> None:
