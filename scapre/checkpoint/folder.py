@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from scapre.text import plain_name
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 ENCODER_STEM, DENOISER_STEM = "model", "diffusion_pytorch_model"
+SHARD_OF = re.compile(r"-of-(\d+)\.safetensors$")
 MODEL_INDEX = "model_index.json"
 """What makes a folder a checkpoint in diffusers' layout."""
 
@@ -119,7 +121,14 @@ def _shards(index: Path) -> list[str]:
             f"{index.parent.name}/{index.name}: expected a weight_map of names and files, found {placed!r:.80}; "
             f"restore it ({index})"
         )
-    return sorted(set(placed.values()))
+    names = sorted(set(placed.values()))
+    totals = {int(told[1]) for told in map(SHARD_OF.search, names) if told}
+    if totals - {len(names)}:
+        raise CheckpointError(
+            f"{index.parent.name}/{index.name}: expected {max(totals)} files of weights, as their names say, found "
+            f"{len(names)}; restore it ({index})"
+        )
+    return names
 
 
 def read_tokenizer(folder: Path, class_name: str | None, **changes: str) -> PreTrainedTokenizerBase:

@@ -40,6 +40,7 @@ from scapre.methods.reach import carry_equally
 from scapre.moments import target_batches
 
 HISTOGRAM_BINS = 10
+"""Equal parts of α from 0 to 1."""
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
@@ -135,12 +136,12 @@ def row_weights(problem: Problem, dials: Dials) -> tuple[Float[Tensor, "rows tar
         information = decoupler.mutual_information(alpha[rows], noise)
         if dials["row_weights"] == "shared":
             information = information.max(dim=1, keepdim=True).values.expand_as(information)
-        bins = (information * (HISTOGRAM_BINS / decoupler.LN2)).long().clamp_(0, HISTOGRAM_BINS - 1)
-        histogram += torch.bincount(bins.flatten(), minlength=HISTOGRAM_BINS)
         alpha[rows] = decoupler.relevance(information, floor=float(dials["floor"]))
+        bins = (alpha[rows] * HISTOGRAM_BINS).long().clamp_(0, HISTOGRAM_BINS - 1)
+        histogram += torch.bincount(bins.flatten(), minlength=HISTOGRAM_BINS)
     report = {
         "noise": noise,
-        "information_histogram": histogram.tolist(),
+        "row_weight_histogram": histogram.tolist(),
         "mean_row_weight": float(alpha.mean()),
         "untouched_rows": int((alpha == 0).all(dim=1).sum()),
     }

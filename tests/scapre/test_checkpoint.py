@@ -241,6 +241,26 @@ def test_sharded_weights_and_file_metadata_survive(checkpoint: Path, tmp_path: P
     assert b'"note":"kept"' in (out / "unet" / "a.safetensors").read_bytes()[:400]
 
 
+def test_shards_that_the_index_forgets_are_missed(checkpoint: Path) -> None:
+    tensors, index = (
+        load_file(checkpoint / UNET),
+        checkpoint / "unet" / "diffusion_pytorch_model.safetensors.index.json",
+    )
+    names = sorted(tensors)
+    (checkpoint / UNET).unlink()
+    placed = {}
+    for place, held in enumerate((names[::2], names[1::2]), start=1):
+        file = f"diffusion_pytorch_model-{place:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in held}, index.parent / file)
+        placed |= dict.fromkeys(held, file)
+    index.write_text(json.dumps({"weight_map": placed}))
+    whole = scapre.inspect_checkpoint(checkpoint)  # the control
+    index.write_text(json.dumps({"weight_map": {name: placed[name] for name in names[::2]}}))
+    with pytest.raises(CheckpointError, match="expected 2 files of weights, as their names say, found 1; restore it"):
+        scapre.inspect_checkpoint(checkpoint)
+    assert len(whole.projections) > 1
+
+
 def test_text_encoders_of_older_releases_have_the_same_digest(checkpoint: Path) -> None:
     digest, file = scapre.base_digest(checkpoint), checkpoint / "text_encoder" / "model.safetensors"
     tensors = {f"text_model.{name}": tensor for name, tensor in load_file(file).items()}

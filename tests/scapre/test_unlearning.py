@@ -366,7 +366,12 @@ def test_diagnostics_say_what_happened(pipeline, method: str) -> None:
 def test_histogram_counts_every_row_and_target(pipeline) -> None:
     edit = unlearn(pipeline, row_weights="per_target")
     rows = sum(len(change) for change in edit.changes.values())
-    assert sum(edit.diagnostics["relevance"]["information_histogram"]) == 2 * rows
+    told = edit.diagnostics["relevance"]
+    counted = told["row_weight_histogram"]
+    assert sum(counted) == 2 * rows
+    assert counted[-1] >= 2  # every target has a row with α = 1 in each projection
+    middles = sum(count * (place + 0.5) / len(counted) for place, count in enumerate(counted)) / (2 * rows)
+    assert told["mean_row_weight"] == pytest.approx(middles, abs=0.5 / len(counted))
 
 
 def test_uce_equals_its_formula(pipeline) -> None:
