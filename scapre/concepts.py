@@ -2,7 +2,7 @@
 
 Guarantees:
     1. A `Concept` that exists is valid; a name is asked for twice, or both to go and to stay, whatever its case,
-       spacing, quotes and number (in English).
+       spacing, quotes and usual plural in English.
     2. An `EditSpec` is independent of the order in which concepts and names were given.
     3. `EditSpec.to_json` is canonical: equal specs give equal text, and `from_json` gives the spec back.
 """
@@ -28,18 +28,34 @@ BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 
 PUNCTUATION = ".,;:!?'\"()[]\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 """What may stand around a word without being part of it; dots, and quotes of many kinds."""
-SOUNDS_BEFORE_ES = ("xe", "che", "she", "sse", "zze", "oe")
-NO_PLURALS = frozenset({"glasses"})
-"""Look like the plural of another thing."""
+ENDINGS_BEFORE_ES = ("xes", "ches", "shes", "sses", "oes", "uses")
+"""Of words for many that take off two letters for one: foxes, churches, dishes, dresses, heroes, buses."""
+ENDINGS_BEFORE_S = ("ouses", "auses", "shoes", "aches")
+"""Of such that take off one all the same: houses, clauses, horseshoes, moustaches."""
+WORDS_BEFORE_S = frozenset(
+    word
+    for line in (
+        "axes quiches avalanches niches brioches glasses mousses posses canoes toes hoes oboes foes woes floes aloes",
+        "roes sloes does tiptoes muses fuses uses ruses excuses abuses recluses pies ties lies dies cookies zombies",
+        "movies brownies smoothies selfies pixies genies hoodies collies rookies magpies neckties bowties goalies",
+        "birdies prairies calories cuties aunties budgies cowries valkyries hippies species series davies menzies",
+        "humphries jeffries",
+    )
+    for word in line.split()
+)
+"""Words that do so by themselves, and some names."""
 PLURALS: Mapping[str, str] = {
-    **{"men": "man", "children": "child", "mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth"},
-    **{"knives": "knife", "wives": "wife", "wolves": "wolf", "shelves": "shelf", "elves": "elf", "leaves": "leaf"},
-    **{"loaves": "loaf", "scarves": "scarf", "calves": "calf", "halves": "half", "thieves": "thief", "hooves": "hoof"},
-    **{"dwarves": "dwarf", "oxen": "ox", "cacti": "cactus", "octopi": "octopus", "gases": "gas", "atlases": "atlas"},
-    **{"canvases": "canvas", "lenses": "lens", "irises": "iris", "oases": "oasis", "quizzes": "quiz"},
-    **{"rhinoceroses": "rhinoceros", "waltzes": "waltz"},
+    **{"men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "lice": "louse"},
+    **{"geese": "goose", "feet": "foot", "teeth": "tooth", "oxen": "ox", "knives": "knife", "wives": "wife"},
+    **{"lives": "life", "wolves": "wolf", "shelves": "shelf", "bookshelves": "bookshelf", "elves": "elf"},
+    **{"leaves": "leaf", "loaves": "loaf", "scarves": "scarf", "calves": "calf", "halves": "half", "thieves": "thief"},
+    **{"hooves": "hoof", "sheaves": "sheaf", "dwarves": "dwarf", "werewolves": "werewolf", "housewives": "housewife"},
+    **{"firemen": "fireman", "policemen": "policeman", "snowmen": "snowman", "fishermen": "fisherman"},
+    **{"cacti": "cactus", "octopi": "octopus", "fungi": "fungus", "hippopotami": "hippopotamus", "oases": "oasis"},
+    **{"gases": "gas", "atlases": "atlas", "canvases": "canvas", "lenses": "lens", "irises": "iris", "ibises": "ibis"},
+    **{"mantises": "mantis", "crises": "crisis", "rhinoceroses": "rhinoceros", "quizzes": "quiz", "waltzes": "waltz"},
 }
-"""Ends of words for many, and for one, where no rule of `word_keys` tells."""
+"""Words for many, and for one, where no rule of `word_keys` tells."""
 
 
 @dataclass(frozen=True)
@@ -146,33 +162,25 @@ def name_key(name: str) -> str:
 
 
 def word_keys(name: str) -> tuple[str, ...]:
-    """Returns the words of `name`, the same for one of a kind and for many, and whatever their case and punctuation.
-
-    They are not always words that somebody would write: "canoe" and "canoes" are both "cano".
-    """
+    """Returns the words of `name`, lower case, hyphens opened, punctuation around them off, plurals undone."""
     visible = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, JOINERS)))
     split = re.split(r"[\s\-_]+", visible.casefold().strip())
-    return tuple(_one_of_a_kind(word.strip(PUNCTUATION) or word) for word in split)
+    return tuple(_one_for(word.strip(PUNCTUATION) or word) for word in split)
 
 
-def _one_of_a_kind(word: str) -> str:
-    if word in NO_PLURALS:
-        return word
-    for many, one in PLURALS.items():
-        if word.endswith(many):
-            word = word.removesuffix(many) + one
-            break
-    word = _without_s(word)
-    if word.endswith("ie") and len(word) > 3:  # cherries, but cookies as well
-        return f"{word[:-2]}y"
-    if word.endswith(SOUNDS_BEFORE_ES) and len(word) > 3:  # foxes, but axes as well
-        return word[:-1]
-    if word.endswith("use") and not word.endswith("ouse"):  # buses, but muses as well
-        return _without_s(word[:-1])
-    return word
+def _one_for(word: str) -> str:
+    """Returns the word for one where `word` is for many, less an s that either may end in ("octopu").
 
-
-def _without_s(word: str) -> str:
+    A word for one is never taken for another: Marie and Mary, shoe and show, stay apart.
+    """
+    word = PLURALS.get(word, word)
+    if word not in WORDS_BEFORE_S and not word.endswith(ENDINGS_BEFORE_S):
+        if word.endswith("ies") and len(word) > 4:
+            return f"{word[:-3]}y"
+        if word.endswith(ENDINGS_BEFORE_ES) and len(word) > 4:
+            word = word[:-2]
+    elif word.endswith(("eaches", "oaches")):
+        word = word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 

@@ -25,8 +25,9 @@ _outside: list[int] = []
 def exact_arithmetic() -> Generator[None]:
     """Runs the block without gradients, and with products as exact as their factors, whatever the caller allows.
 
-    Autocast holds for the caller's thread and not for others, so that numbers would depend on how many there are; how
-    attention is computed decides about last bits; and what names no device is meant to be in memory.
+    Autocast holds for the caller's thread and not for others, so that numbers would depend on how many there are; which
+    attention kernels are allowed decides about last bits; and what names no device is meant to be in memory. What of
+    this torch keeps for the whole process is so for other threads as well while the block runs.
     """
     cpu, cuda = (torch.autocast(device, enabled=False) for device in ("cpu", "cuda"))
     any_attention = sdpa_kernel([backend for backend in SDPBackend.__members__.values() if backend != SDPBackend.ERROR])

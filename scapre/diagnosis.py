@@ -101,13 +101,15 @@ def examine(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Prefl
 def _refuse_long_names(encoder: PromptEncoder, passage: Passage) -> None:
     for placed in passage.targets:
         for template, name in concept_prompts(placed.concept):
-            sentences = {shown: fill(template, shown) for shown in (name, placed.anchor) if shown}
-            if cut := [shown for shown, sentence in sentences.items() if not encoder.has_room_for(sentence.up_to_name)]:
-                what = "name" if cut[0] == name else "anchor"
-                raise InvalidConceptError(
-                    f"target {placed.concept.name!r}: expected its {what} to fit the {encoder.context_tokens} tokens "
-                    f"of this text encoder, found {sentences[cut[0]].text!r}; use a shorter {what}"
-                )
+            for shown in filter(None, (name, placed.anchor)):
+                sentence = fill(template, shown)
+                is_full = encoder[sentence.text].is_full  # only then may a part of the name be cut
+                if is_full and not encoder.has_room_for(sentence.up_to_name):
+                    what = "name" if shown == placed.concept.name else "alias" if shown == name else "anchor"
+                    raise InvalidConceptError(
+                        f"target {placed.concept.name!r}: expected its {what} to fit the text encoder in every "
+                        f"sentence, found it cut in {sentence.text!r}; use a shorter {what}"
+                    )
 
 
 def _refuse_same_text(encoder: PromptEncoder, passage: Passage) -> None:
@@ -200,7 +202,7 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
         shown = ", ".join(map(repr, unknown[:NAMES_SHOWN]))
         yield f"{len(unknown)} retained names ({shown}) hold words that a tokenizer reads all alike, unknown or marks"
     if cut := [prompt for prompt in passage.retained["named"] if not encoder.has_room_for(prompt)]:
-        yield f"{len(cut)} retained prompts do not fit the text encoder and are cut, the first: {cut[0]!r}"
+        yield f"{len(cut)} retained prompts do not fit the text encoder whole and are cut, the first: {cut[0]!r}"
 
 
 def _warnings_of(placed: Placed, close: Sequence[Near], synonym_cosine: float) -> Iterator[str]:

@@ -94,6 +94,7 @@ class PromptEncoder:
         self._reader: TextSource | None = None
         self._encoded: dict[str, EncodedPrompt] = {}
         self._thinned: set[str] = set()
+        self._has_room: dict[str, bool] = {}
 
     def followed_by(self, text: TextSource, cache: CachedFeatures | None = None) -> "PromptEncoder":
         """Returns an encoder that reads from another source, and goes on where this one's progress ends."""
@@ -149,7 +150,7 @@ class PromptEncoder:
 
         def read(batch: Sequence[str]) -> list[EncodedPrompt]:
             encoded = reader.encode(batch)
-            _refuse_nonsense(batch, encoded)
+            _refuse_nonsense(batch, encoded, reader.modules)
             return encoded if padding is None else [prompt.thinned(padding) for prompt in encoded]
 
         read_batches = side_by_side(read, batches, on_cpu=_is_on_cpu(reader), most=MOST_WORKERS)
@@ -166,14 +167,11 @@ class PromptEncoder:
         if self._on_progress:
             self._on_progress(self._done, self._asked)
 
-    @property
-    def context_tokens(self) -> int:
-        """Number of slots a prompt is given."""
-        return self._text.context_tokens
-
     def has_room_for(self, text: str) -> bool:
         """Returns whether `text` fits the context of every encoder, so that nothing of it is cut."""
-        return self._text.has_room_for(text)
+        if text not in self._has_room:
+            self._has_room[text] = self._text.has_room_for(text)
+        return self._has_room[text]
 
     def target_slots(self, filled: ConceptPrompt, padding: int) -> list[int]:
         """Returns the rows of `filled` that carry its concept, and of up to `padding` padding slots of each run."""
@@ -198,12 +196,14 @@ class PromptEncoder:
         return self._text.spelled_out(name)
 
 
-def _refuse_nonsense(prompts: Sequence[str], encoded: Sequence[EncodedPrompt]) -> None:
+def _refuse_nonsense(
+    prompts: Sequence[str], encoded: Sequence[EncodedPrompt], modules: Mapping[str, nn.Module]
+) -> None:
     for text, prompt in zip(prompts, encoded, strict=True):
         if not bool(prompt.features.isfinite().all()):
             raise CheckpointError(
-                f"expected finite features, found NaN or infinity where the text encoder reads {text!r}; restore its "
-                "weights"
+                f"expected finite features of {text!r}, found NaN or infinity; restore the weights it passes through: "
+                f"{', '.join(modules)}"
             )
 
 

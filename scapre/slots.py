@@ -87,6 +87,11 @@ class EncodedPrompt:
         return self.runs[0].row(self.runs[0].end)
 
     @property
+    def is_full(self) -> bool:
+        """Whether the prompt fills a context (and may have been cut)."""
+        return any(run.end == run.context - 1 for run in self.runs)
+
+    @property
     def ends(self) -> list[int]:
         """Rows of the last token of every run."""
         return [run.row(run.end) for run in self.runs]

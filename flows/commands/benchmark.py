@@ -64,9 +64,7 @@ def benchmark(
     is_swept: Annotated[
         bool, typer.Option("--sweep/--defaults", help="Every strength of the sweep, or the defaults only.")
     ] = True,
-    dial: Annotated[
-        list[str] | None, typer.Option(help=f"Run the methods with these instead of a sweep: {DIAL_HELP}")
-    ] = None,
+    dial: Annotated[list[str] | None, typer.Option(help=f"With --method, instead of a sweep: {DIAL_HELP}")] = None,
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Also the default method, one part off at a time.")
     ] = False,
@@ -92,6 +90,8 @@ def benchmark(
     arenas = build_arenas(draws)
     _refuse_unknown("arena", arena, arenas)
     _refuse_unknown("method", method, SWEEPS)
+    if dial and not method:
+        raise BadRequestError("expected the methods that --dial is for, found none; name each by --method")
     contestants = list(_contestants(method or SWEEPS, dial or [], is_swept=is_swept, ablation=ablation))
     services = open_services()
     device = services.settings.resolve_device()

@@ -142,8 +142,8 @@ def assemble(architecture: Architecture, parts: Parts) -> BaseModel:
         if weight.ndim != 2 or not len(weight) or weight.shape[1] != text.width
     ]:
         raise UnsupportedArchitectureError(
-            f"expected projections that read {text.width} text features, "
-            f"found {tuple(projections[odd[0]].shape)} in {odd[0]!r}"
+            f"expected projections with rows of {text.width} numbers, which read that many text features, "
+            f"found shape {tuple(projections[odd[0]].shape)} in {odd[0]!r}; restore the checkpoint"
         )
     if absent := [name for name, held in {**text.tensors(), **projections}.items() if held.is_meta]:
         raise UnsupportedArchitectureError(

@@ -9,7 +9,9 @@ import pytest
 import scapre
 from flows.arenas import CROWDS, Arena, build_arenas
 from flows.benchmark import BASE_METHOD, Bench, Contestant, Result, read_results
+from flows.cli import run
 from flows.commands.benchmark import SAME_TEXT, _contestants
+from flows.exit_codes import ExitCode
 from flows.judgement import load_detectors, load_pipeline
 from infra.reference import world
 from infra.settings import load_settings
@@ -52,6 +54,11 @@ def test_dials_that_are_given_take_the_place_of_the_sweep_and_unknown_ones_are_r
     assert len(swept) > len(given)  # the control
     with pytest.raises(scapre.DialError, match="uce has no dial balance"):
         list(_contestants(["scapre", "uce"], ["balance=answers"], is_swept=True, ablation=False))
+
+
+def test_dials_need_a_method_to_be_of(capsys):
+    assert run(["benchmark", "--dial", "balance=answers"]) == ExitCode.BAD_INPUT
+    assert "name each by --method" in capsys.readouterr().err
 
 
 def test_a_crowd_drawn_again_has_other_targets_and_the_first_draw_stays():

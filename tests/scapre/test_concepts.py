@@ -77,7 +77,9 @@ ONE_AND_MANY = """
     headaches; dish dishes; dress dresses; muse muses; blouse blouses; emu emus; mouse mice; goose geese; tooth teeth;
     foot feet; child children; man men; woman women; snowman snowmen; ox oxen; wolf wolves; werewolf werewolves; knife
     knives; bookshelf bookshelves; leaf leaves; glove gloves; olive olives; cave caves; wave waves; cactus cacti;
-    cactus cactuses; quiz quizzes; maze mazes; giraffe giraffes; roof roofs; scarf scarves; scarf scarfs; tree trees
+    cactus cactuses; fungus fungi; life lives; mantis mantises; specimen specimens; omen omens; clause clauses;
+    person people; virus viruses; peach peaches; roach roaches; quiz quizzes;
+    maze mazes; giraffe giraffes; roof roofs; scarf scarves; scarf scarfs; tree trees
 """
 
 
@@ -92,6 +94,9 @@ def test_one_of_a_kind_and_many_are_one_name(pair: list[str]) -> None:
 def test_things_that_look_like_many_of_another_stay_apart() -> None:
     names = ["glass", "glasses", "cap", "cape", "car", "care", "pin", "pine", "cube", "cub", "plan", "plane", "cave"]
     names += ["cafe", "star", "stare", "tub", "tube", "hat", "hate", "bath", "bathe", "bus", "bush", "as", "ass", "us"]
+    names += ["Marie", "Mary", "Jesse", "Jess", "Ashe", "Ash", "Billie", "Billy", "Charlie", "Charly", "Hesse", "Hess"]
+    names += ["shoe", "show", "canoe", "cano", "clause", "Claus", "omen", "Oman", "Carmen", "Carman", "abuse", "Abu"]
+    names += ["Davies", "Davy", "psyche", "psych", "moustache", "live", "life"]
     assert len({name_key(name) for name in names}) == len(names)
 
 
@@ -130,6 +135,13 @@ def test_vocabulary_never_proposes_withheld_names_in_any_form() -> None:
     names = proposable_names([], [], ["fire truck", "clock"])
     assert not {"fire truck", "truck", "fire", "clock", "alarm clock"} & set(names)
     assert "tractor" in names
+
+
+@pytest.mark.parametrize("withheld", ["shoe", "canoe", "muse", "ashes", "oboe"])
+def test_what_is_withheld_keeps_out_nothing_that_only_begins_alike(withheld: str) -> None:
+    kept_out = set(everyday_names()) - set(proposable_names([], [], [withheld]))
+    assert all(withheld.removesuffix("es") in name_key(name) for name in kept_out)
+    assert not {"shovel", "volcano", "mushroom", "robot"} & kept_out
 
 
 def test_vocabulary_does_not_depend_on_order() -> None:

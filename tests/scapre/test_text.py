@@ -334,6 +334,16 @@ def test_a_found_anchor_is_a_thing_and_neither_nearly_nor_partly_the_target() ->
     assert choose_anchor(tiger_cat, named, default="nearest", closest=0.8, plain="a photo") == "wildcat"
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize(("forbidden", "anchor"), [("dog", "horse"), ("horse", "dog")])
+def test_what_cannot_be_used_is_no_anchor(is_named: bool, forbidden: str, anchor: str) -> None:
+    around = [Near("dog", 0.6, is_named=is_named), Near("horse", 0.5, is_named=is_named)]
+    found = choose_anchor(
+        Concept("cat"), around, default="nearest", closest=0.8, plain="", is_usable=lambda name: name != forbidden
+    )
+    assert found == anchor
+
+
 def test_without_retained_names_the_anchor_is_neutral(encoder) -> None:
     statistics = gather(encoder, [Concept("cat")])
     assert statistics.targets[0].neutrals[0] is statistics.targets[0].anchors
