@@ -129,10 +129,11 @@ def seconds_per_prompt(plan: Plan) -> float:
 def prompts_of(method: str, shape: TextShape) -> int:
     """Returns how many prompts the engine encodes: targets, their neighbours, names, vocabulary, the empty prompt.
 
-    Memories are read in a way of their own, after names and what is aligned have been read in the plain way.
+    Memories are read in a way of their own, after bare names and what is aligned have been read in the plain way.
     """
-    aligned = shape.sentences * (2 * shape.targets + shape.named) + 1
-    return aligned + 2 * shape.found + ((aligned + shape.found) if find_method(method).edits_memories else 0)
+    aligned, retained = 2 * shape.sentences * shape.targets, shape.sentences * shape.named + 2 * shape.found + 1
+    before = aligned + shape.named + shape.found if find_method(method).edits_memories else 0
+    return before + aligned + retained
 
 
 def run_once(plan: Plan, projections: dict[str, Tensor], text: SyntheticText, method: str, repetition: int) -> Run:
