@@ -159,15 +159,15 @@ def _read_base(pipeline_or_path: Any, method: Method) -> BaseModel:
     base = read_base(pipeline_or_path)
     if method.edits_memories:
         read_memories(base)  # refuses before text is read, which may take minutes
-    for name, held in ({} if method.edits_memories else base.weights.projections).items():
-        if not bool(held.isfinite().all()):
-            raise CheckpointError(f"expected finite weights, found NaN or infinity in {name!r}; restore the checkpoint")
     for name, held in base.weights.editable.items():
         if held.device.type in WITHOUT_FLOAT64:
             raise UnsupportedArchitectureError(
                 f"expected weights on a device that has float64, as cpu and cuda, found {name!r} on {held.device}; "
                 "compute the edit with the pipeline on the CPU (pipeline.to('cpu')), and move it back with the edit on"
             )
+    for name, held in ({} if method.edits_memories else base.weights.projections).items():
+        if not bool(held.double().isfinite().all()):  # float8 cannot tell
+            raise CheckpointError(f"expected finite weights, found NaN or infinity in {name!r}; restore the checkpoint")
     return base
 
 

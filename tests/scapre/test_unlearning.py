@@ -460,6 +460,18 @@ def test_weights_that_are_not_numbers_never_come_out(pipeline) -> None:
         unlearn(pipeline)
 
 
+def test_projections_of_eight_bits_take_an_edit(pipeline) -> None:
+    for name, parameter in pipeline.unet.named_parameters():
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            parameter.data = parameter.data.to(torch.float8_e4m3fn)
+    before = scapre.base_digest(pipeline)
+    edit = unlearn(pipeline)
+    edit.apply(pipeline)
+    assert scapre.base_digest(pipeline) == edit.edited_digest != before
+    edit.revert(pipeline)
+    assert scapre.base_digest(pipeline) == before
+
+
 def test_a_projection_without_rows_is_refused(pipeline) -> None:
     layer = pipeline.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
     layer.weight = torch.nn.Parameter(layer.weight[:0])
