@@ -174,13 +174,12 @@ def _one_for(word: str) -> str:
     A word for one is never taken for another: Marie and Mary, shoe and show, stay apart.
     """
     word = PLURALS.get(word, word)
-    if word not in WORDS_BEFORE_S and not word.endswith(ENDINGS_BEFORE_S):
-        if word.endswith("ies") and len(word) > 4:
+    is_peach = word.endswith(("eaches", "oaches"))  # unlike a moustache
+    if len(word) > 4 and word not in WORDS_BEFORE_S and (is_peach or not word.endswith(ENDINGS_BEFORE_S)):
+        if word.endswith("ies"):
             return f"{word[:-3]}y"
-        if word.endswith(ENDINGS_BEFORE_ES) and len(word) > 4:
+        if word.endswith(ENDINGS_BEFORE_ES):
             word = word[:-2]
-    elif word.endswith(("eaches", "oaches")):
-        word = word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 

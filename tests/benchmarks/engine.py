@@ -210,7 +210,8 @@ def measure(plan: Plan, console: Console) -> Report:
     )
     report.notes = [
         f"seconds: {plan.clock} clock, one thread, {os.getloadavg()[0]:.1f} processes wanted to run at the end",
-        f"encode: {per_prompt:.3f} s per prompt on a sample of {plan.encoder_prompts}, scaled; all methods read alike",
+        f"encode: {per_prompt:.3f} s per prompt on a sample of {plan.encoder_prompts}, scaled; all but scapre-encoder "
+        "read alike",
         f"plain: the released algorithm, one Cholesky factorization per row, {min(plain_seconds):.0f} to "
         f"{max(plain_seconds):.0f} s for all rows, scaled from a sample of {plan.plain_rows}; with our statistics "
         f"and refinement added it takes {over_released:.0f} times as long as scapre-released and {over_default:.0f} "
