@@ -145,7 +145,7 @@ class Settings(BaseSettings):
 
     @property
     def feature_cache(self) -> Path:
-        """File in which the engine keeps what text encoders made of retained text; deleting it costs time."""
+        """File in which the engine keeps what text encoders made of sentences; deleting it costs time."""
         return self.home / "cache" / "features.db"
 
     def resolve_device(self) -> Literal["cpu", "cuda"]:

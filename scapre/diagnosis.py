@@ -103,8 +103,7 @@ def _refuse_long_names(encoder: PromptEncoder, passage: Passage) -> None:
         for template, name in concept_prompts(placed.concept):
             for shown in filter(None, (name, placed.anchor)):
                 sentence = fill(template, shown)
-                is_full = encoder[sentence.text].is_full  # only then may a part of the name be cut
-                if is_full and not encoder.has_room_for(sentence.up_to_name):
+                if not encoder.has_room_for(sentence.up_to_name):
                     what = "name" if shown == placed.concept.name else "alias" if shown == name else "anchor"
                     raise InvalidConceptError(
                         f"target {placed.concept.name!r}: expected its {what} to fit the text encoder in every "

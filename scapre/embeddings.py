@@ -1,7 +1,7 @@
 """From names to token features: prompts, tokens, and the slots that carry a concept.
 
 Guarantees:
-    1. Each distinct prompt is encoded once (again only if more of its padding is asked for), in float32 or better.
+    1. Each distinct prompt is encoded once (again only if other padding of it is asked for), in float32 or better.
        Batches are encoded side by side, each by one CPU thread, so that the same bytes come out whatever the number of
        threads.
     2. Where attention is causal, slots start at the last token of the first word of the concept's name: no text before
@@ -13,7 +13,7 @@ Guarantees:
 
 import itertools
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from scapre.concepts import Concept, name_key
 from scapre.determinism import side_by_side
 from scapre.errors import CheckpointError
 from scapre.feature_cache import CachedFeatures
-from scapre.slots import EncodedPrompt, aligned_slot
+from scapre.slots import EncodedPrompt, Kept, aligned_slot
 from scapre.text import TextSource, TextStack
 
 __all__ = [
@@ -84,7 +84,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class PromptEncoder:
-    """Encodes prompts, each distinct one once; with a cache, retained ones once and for all."""
+    """Encodes prompts, each distinct one once; with a cache, once and for all."""
 
     def __init__(
         self, text: TextSource, cache: CachedFeatures | None = None, on_progress: OnProgress | None = None
@@ -92,8 +92,8 @@ class PromptEncoder:
         self._text, self._cache, self._on_progress = text, cache, on_progress
         self._done = self._asked = self._expected = 0
         self._reader: TextSource | None = None
-        self._encoded: dict[str, EncodedPrompt] = {}
-        self._thinned: set[str] = set()
+        self._held: dict[tuple[str, Kept | None], EncodedPrompt] = {}
+        self._alone: dict[str, EncodedPrompt] = {}
         self._has_room: dict[str, bool] = {}
 
     def followed_by(self, text: TextSource, cache: CachedFeatures | None = None) -> "PromptEncoder":
@@ -109,58 +109,77 @@ class PromptEncoder:
 
     def forget(self) -> None:
         """Lets go of what was read so far."""
-        self._encoded.clear()
-        self._thinned.clear()
+        self._held.clear()
+        self._alone.clear()
 
     def __getitem__(self, prompt: str) -> EncodedPrompt:
         """Returns the features of a prompt given to `encode` before."""
-        return self._encoded[prompt]
+        return self._alone[prompt]
+
+    def beside(self, prompt: str, other: EncodedPrompt) -> EncodedPrompt:
+        """Returns the features of a prompt given to `encode_as` before, with the runs of `other` or as a whole."""
+        return self._held[prompt, None if (prompt, None) in self._held else other.runs]
 
     def encode(self, prompts: Iterable[str], *, padding: int | None = None) -> None:
         """Encodes the prompts that are new, in canonical order.
 
         Args:
             prompts: what to encode.
-            padding: how many padding slots of each run are kept, spread evenly; all of them if `None`. A long list of
-                prompts that are only ever read by themselves needs no more than are read.
+            padding: how many padding slots of each run are kept, spread evenly; all of them if `None`. Features read
+                by themselves need no more than are read.
         """
-        pending = sorted({prompt for prompt in prompts if not self._holds(prompt, padding)})
-        if padding is None:
-            self._thinned.difference_update(pending)
-        else:
-            self._thinned.update(pending)
-            if self._cache:
-                known = self._cache.read(pending, padding)
-                self._encoded.update(known)
-                if counted := min(len(known), self._expected):
-                    self._expected -= counted
-                    self._tell(counted)
-                pending = [prompt for prompt in pending if prompt not in known]
-        if pending:
-            self._asked += max(0, len(pending) - self._expected)
-            self._expected = max(0, self._expected - len(pending))
-            self._encoded.update(self._read(pending, padding))
+        self.encode_as((prompt, padding) for prompt in prompts)
 
-    def _holds(self, prompt: str, padding: int | None) -> bool:
-        return prompt in self._encoded and (padding is not None or prompt not in self._thinned)
+    def encode_as(self, wanted: Iterable[tuple[str, Kept | None]]) -> None:
+        """Encodes what is new of prompts and what is kept of each, in canonical order; with `None` all is kept."""
+        pending: dict[str, set[Kept | None]] = {}
+        for prompt, kept in wanted:
+            if not self._holds(prompt, kept):
+                pending.setdefault(prompt, set()).add(kept)
+        if self._cache:
+            asked = [(prompt, kept) for prompt, forms in pending.items() for kept in forms if kept is not None]
+            for (prompt, kept), made in self._cache.read(asked).items():
+                self._hold(prompt, kept, made)
+                pending[prompt].remove(kept)
+            if counted := min(sum(not forms for forms in pending.values()), self._expected):
+                self._expected -= counted
+                self._tell(counted)
+        new = {prompt: pending[prompt] for prompt in sorted(pending) if pending[prompt]}
+        if new:
+            self._asked += max(0, len(new) - self._expected)
+            self._expected = max(0, self._expected - len(new))
+            self._read(new)
 
-    def _read(self, prompts: Sequence[str], padding: int | None) -> Iterator[tuple[str, EncodedPrompt]]:
+    def _holds(self, prompt: str, kept: Kept | None) -> bool:
+        return (prompt, None) in self._held or (prompt, kept) in self._held
+
+    def _hold(self, prompt: str, kept: Kept | None, made: EncodedPrompt) -> None:
+        self._held[prompt, kept] = made
+        if not isinstance(kept, tuple):
+            self._alone[prompt] = made
+
+    def _read(self, wanted: Mapping[str, Collection[Kept | None]]) -> None:
         reader = self._reader = self._reader or self._text.in_float32()
+        prompts = list(wanted)
         batches = [prompts[start : start + BATCH_PROMPTS] for start in range(0, len(prompts), BATCH_PROMPTS)]
 
-        def read(batch: Sequence[str]) -> list[EncodedPrompt]:
+        def read(batch: Sequence[str]) -> dict[tuple[str, Kept | None], EncodedPrompt]:
             encoded = reader.encode(batch)
             _refuse_nonsense(batch, encoded, reader.modules)
-            return encoded if padding is None else [prompt.thinned(padding) for prompt in encoded]
+            return {
+                (prompt, kept): whole if kept is None else whole.thinned(kept)
+                for prompt, whole in zip(batch, encoded, strict=True)
+                for kept in wanted[prompt]
+            }
 
         read_batches = side_by_side(read, batches, on_cpu=_is_on_cpu(reader), most=MOST_WORKERS)
         with _evaluating(reader.modules.values()), closing(read_batches):
-            for batch, encoded in zip(batches, read_batches, strict=True):
-                made = dict(zip(batch, encoded, strict=True))
-                if self._cache and padding is not None:
-                    self._cache.keep(made, padding)
-                yield from made.items()
-                self._tell(len(made))
+            for batch, found in zip(batches, read_batches, strict=True):
+                if self._cache:
+                    self._cache.keep({(p, kept): made for (p, kept), made in found.items() if kept is not None})
+                for (prompt, kept), made in found.items():
+                    self._hold(prompt, kept, made)
+                self._tell(len(batch))
 
     def _tell(self, more: int) -> None:
         self._done += more

@@ -1,4 +1,4 @@
-"""Encoded prompts on disk: a text encoder reads retained text once, whatever is asked of it afterwards.
+"""Encoded prompts on disk: a text encoder reads a sentence once, whatever is asked of it afterwards.
 
 Guarantees:
     1. Features serve only the encoder, tokenizer, prompt, padding, kind of processor, and releases of torch and
@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scapre.architectures.base import BaseModel, combined_digest
 from scapre.concepts import canonical_json
-from scapre.slots import EncodedPrompt, Run
+from scapre.slots import EncodedPrompt, Kept, Run
 from scapre.text import TextSource
 
 _TABLE = "CREATE TABLE IF NOT EXISTS features (key TEXT PRIMARY KEY, runs TEXT, held BLOB, digest TEXT) WITHOUT ROWID"
@@ -100,27 +100,28 @@ class CachedFeatures:
     """Digest of all that features depend on."""
     device: torch.device
 
-    def read(self, prompts: Sequence[str], padding: int) -> dict[str, EncodedPrompt]:
-        """Returns those prompts whose features are there and whole, on the encoder's device."""
-        found: dict[str, EncodedPrompt] = {}
-        rows = self.cache.find(self._key(prompt, padding) for prompt in prompts)
-        for prompt, row in zip(prompts, rows, strict=True):
+    def read(self, wanted: Sequence[tuple[str, Kept]]) -> dict[tuple[str, Kept], EncodedPrompt]:
+        """Returns those prompts, each with what is kept of it, that are there and whole, on the encoder's device."""
+        found: dict[tuple[str, Kept], EncodedPrompt] = {}
+        rows = self.cache.find(self._key(prompt, kept) for prompt, kept in wanted)
+        for one, row in zip(wanted, rows, strict=True):
             if row and _is_whole(*row):
                 features = safetensors.torch.load(row[1])["features"].to(self.device)
-                found[prompt] = EncodedPrompt(features, tuple(_run(held) for held in json.loads(row[0])))
+                found[one] = EncodedPrompt(features, tuple(_run(held) for held in json.loads(row[0])))
         return found
 
-    def keep(self, encoded: Mapping[str, EncodedPrompt], padding: int) -> None:
-        """Writes the prompts' features."""
+    def keep(self, encoded: Mapping[tuple[str, Kept], EncodedPrompt]) -> None:
+        """Writes features."""
         rows = []
-        for prompt, made in encoded.items():
+        for (prompt, kept), made in encoded.items():
             runs = canonical_json([dataclasses.asdict(run) for run in made.runs])
             held = safetensors.torch.save({"features": made.features.cpu().contiguous()})
-            rows.append((self._key(prompt, padding), runs, held, _digest(runs, held)))
+            rows.append((self._key(prompt, kept), runs, held, _digest(runs, held)))
         self.cache.write(rows)
 
-    def _key(self, prompt: str, padding: int) -> str:
-        return hashlib.sha256(canonical_json([self.encoder, prompt, padding]).encode()).hexdigest()
+    def _key(self, prompt: str, kept: Kept) -> str:
+        told = kept if isinstance(kept, int) else [[run.end, *run.padding] for run in kept]
+        return hashlib.sha256(canonical_json([self.encoder, prompt, told]).encode()).hexdigest()
 
 
 def encoder_digest(base: BaseModel, text: TextSource) -> str:

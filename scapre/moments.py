@@ -5,7 +5,8 @@ Guarantees:
     2. The empty prompt, which guidance subtracts from every other, is always among the retained text.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -28,6 +29,7 @@ from scapre.embeddings import (
 )
 from scapre.neighbours import NEAREST, PLAIN_PICTURE, Near, Neighbourhood, choose_anchor, find_neighbours
 from scapre.row_products import cross_moments, row_blocks
+from scapre.slots import Kept
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
 """Weight of each group of retained text in K0 while no more slots are named than found; see `Retained.shares`."""
@@ -68,7 +70,7 @@ class Placed:
 
     @property
     def prompts(self) -> Iterator[str]:
-        """Every sentence that is aligned with another, slot by slot, padding included."""
+        """Every sentence that is aligned with another, and those others."""
         for sentence, others in self.sentences:
             yield from (sentence.text, *others)
 
@@ -89,12 +91,6 @@ class Passage:
     def kept(self) -> tuple[str, ...]:
         """Every retained name, named or found."""
         return *self.named, *self.near.found
-
-    @property
-    def aligned_prompts(self) -> Iterator[str]:
-        """Every sentence that is aligned with another, slot by slot, padding included."""
-        for placed in self.targets:
-            yield from placed.prompts
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ class TargetSlots:
         return self.placed.concept.name
 
 
-TARGETS_READ_AT_ONCE, SENTENCES_READ_AT_ONCE = 16, 1024
+TARGETS_READ_AT_ONCE, SENTENCES_READ_AT_ONCE = 64, 1024
 """Targets, and retained sentences, whose memories are held at the same time."""
 TARGETS_AT_ONCE = 64
 """Targets whose slots are laid side by side: enough for one fast product, few enough for memory at any number."""
@@ -243,8 +239,23 @@ def read_text(
             "general": [EMPTY_PROMPT],
         },
     )
-    encoder.encode(passage.aligned_prompts)
+    anchors = (fill(BARE, placed.anchor).text for placed in passage.targets)
+    read_alone = frozenset(itertools.chain(anchors, *passage.retained.values()))
+    _encode_aligned(encoder, passage.targets, reading.padding_slots, read_alone=read_alone)
     return passage
+
+
+def _encode_aligned(
+    encoder: PromptEncoder, targets: Sequence[Placed], padding: int, *, read_alone: Collection[str] = ()
+) -> None:
+    """Encodes the targets' sentences, and of the others what is aligned with these: any of `read_alone` for that too.
+
+    Padding is aligned with padding at the same place, and where it begins depends on the sentence.
+    """
+    pairs = [(sentence.text, other) for placed in targets for sentence, others in placed.sentences for other in others]
+    encoder.encode((text for text, _ in pairs), padding=padding)
+    wanted: list[tuple[str, Kept]] = [(other, encoder[text].runs) for text, other in pairs]
+    encoder.encode_as([*wanted, *((other, padding) for _, other in pairs if other in read_alone)])
 
 
 def _part_strangers(
@@ -317,7 +328,7 @@ def gather_memories(
     """
     targets: list[TargetSlots] = []
     for batch in _batches_of_memories(passage):
-        encoder.encode(text for one in batch for text in one.prompts)
+        _encode_aligned(encoder, batch, padding_slots)
         targets += [_memory_slots(_target_slots(encoder, one, padding_slots, device), width) for one in batch]
         encoder.forget()
     retained = {group: list(_parts_of_memories(prompts)) for group, prompts in passage.retained.items()}
@@ -378,7 +389,7 @@ def _target_slots(encoder: PromptEncoder, placed: Placed, padding: int, device: 
         slots = encoder.target_slots(sentence, padding)
         features.append(prompt.features[slots])
         for column, text in enumerate(other_texts):
-            other = encoder[text]
+            other = encoder.beside(text, prompt)
             others[column].append(other.features[[aligned_slot(slot, prompt, other) for slot in slots]])
         weights.append(torch.full((len(slots),), 1.0 / (len(slots) * len(pairs)), dtype=torch.float64, device=device))
     target, anchors, *neutrals = (torch.cat(parts).to(device, torch.float64) for parts in (features, *others))

@@ -63,6 +63,11 @@ class Run:
             return [first]
         return [first + (step * (kept - 1)) // (count - 1) for step in range(count)]
 
+    def padding_beside(self, other: "Run") -> list[int]:
+        """Returns the rows of the padding slots that play the part of some slot of `other`."""
+        rows = {self.row(other.aligned(slot, self)) for slot in (*range(other.end + 1), *other.padding)}
+        return sorted(row for row in rows if row > self.first_row + self.end)
+
     def aligned(self, slot: int, other: "Run") -> int:
         """Returns the slot of `other` that plays the part of `slot`, see `aligned_slot`."""
         if slot < self.lead or other.last_word < other.lead:
@@ -72,6 +77,10 @@ class Run:
         if slot > self.end:
             return max(slot, other.end)
         return max(other.end - (self.end - slot), other.lead)
+
+
+Kept = int | tuple[Run, ...]
+"""What of a prompt's padding is kept: so many slots of each run, or what plays a part of another prompt's runs."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,6 @@ class EncodedPrompt:
         return self.runs[0].row(self.runs[0].end)
 
     @property
-    def is_full(self) -> bool:
-        """Whether the prompt fills a context (and may have been cut)."""
-        return any(run.end == run.context - 1 for run in self.runs)
-
-    @property
     def ends(self) -> list[int]:
         """Rows of the last token of every run."""
         return [run.row(run.end) for run in self.runs]
@@ -100,15 +104,18 @@ class EncodedPrompt:
         """Returns the rows of up to `count` padding slots of each run, spread evenly over the padding."""
         return [row for run in self.runs for row in run.padding_rows(count)]
 
-    def thinned(self, padding: int) -> "EncodedPrompt":
-        """Returns the prompt with what `rows_read` reads and nothing else, in memory of its own."""
+    def thinned(self, kept: Kept) -> "EncodedPrompt":
+        """Returns every token, and of the padding what is to be kept, in memory of its own."""
         runs: list[Run] = []
-        rows = 0
-        for run in self.runs:
-            kept = tuple(run.slot(row) for row in run.padding_rows(padding))
-            runs.append(replace(run, padding=kept, first_row=rows))
-            rows += runs[-1].row_count
-        return EncodedPrompt(self.features[self.rows_read(padding)], tuple(runs))
+        rows: list[int] = []
+        for place, run in enumerate(self.runs):
+            if isinstance(kept, int):
+                padding = run.padding_rows(kept)
+            else:  # a run that the other prompt lacks plays no part of it
+                padding = run.padding_beside(kept[place]) if place < len(kept) else []
+            runs.append(replace(run, padding=tuple(map(run.slot, padding)), first_row=len(rows)))
+            rows += [*range(run.first_row, run.first_row + run.end + 1), *padding]
+        return EncodedPrompt(self.features[rows], tuple(runs))
 
     def rows_read(self, padding: int) -> list[int]:
         """Returns the rows of every token, and of up to `padding` padding slots of each run."""

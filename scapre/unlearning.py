@@ -71,8 +71,8 @@ def unlearn(
         retain: names that must survive, in addition to those found in the engine's own vocabulary.
         method: name of the method, see `scapre.methods.METHODS`.
         withheld: names the vocabulary must not propose, so that what nobody named can be measured.
-        cache: file in which features of retained text are kept for the next edit of the same base, whatever its
-            targets; they are encoded anew if `None`. The edit is the same. What memories read takes five to seven
+        cache: file in which features are kept for the next edit of the same base, which then encodes what it alone
+            has; with `None` all text is encoded anew. The edit is the same. What memories read takes five to seven
             times as much of it.
         on_progress: called with how many prompts are encoded and how many are known to be needed; both grow.
         **dials: settings of the method; unknown ones are refused.

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_text_read_part_by_part_says_what_it_says_at_once(family: str, monkeypat
         width, device, read = memory.memory_width, torch.device("cpu"), encoder.followed_by(memory)
         found = gather_memories(read, passage, padding_slots=4, device=device, width=width)
         whole = encoder.followed_by(memory)
-        whole.encode([*passage.aligned_prompts, *(text for texts in passage.retained.values() for text in texts)])
+        whole.encode(itertools.chain(*(placed.prompts for placed in passage.targets), *passage.retained.values()))
         expected = gather_statistics(whole, passage, padding_slots=4, device=device)
         assert found.retained.counts == expected.retained.counts
         assert len(set(found.retained.counts.values())) == 3  # the control: groups that can be told apart

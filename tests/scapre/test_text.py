@@ -166,11 +166,12 @@ def test_anchor_slots_play_the_same_part(encoder) -> None:
 
 @st.composite
 def encoded_prompts(draw, shapes: tuple[tuple[bool, int], ...] = ((True, 1), (False, 0))) -> EncodedPrompt:
-    """A prompt with one run for each (causal, lead), contexts of 40 slots, padding kept on a grid or not at all."""
+    """A prompt with one run for each (causal, lead), contexts of 40 slots, padding kept, on a grid or not at all."""
     runs, rows = [], 0
     for is_causal, lead in shapes:
         end = draw(st.integers(lead, 39))
-        padding = tuple(slot for slot in (9, 19, 29, 39) if slot > end and is_causal)
+        slots = draw(st.sampled_from([(9, 19, 29, 39), range(40)]))
+        padding = tuple(slot for slot in slots if slot > end and is_causal)
         runs.append(Run(40, end, padding, first_row=rows, lead=lead, is_causal=is_causal))
         rows += runs[-1].row_count
     return EncodedPrompt(torch.arange(float(rows)).unsqueeze(1), tuple(runs))
@@ -194,6 +195,11 @@ def test_rows_slots_and_alignment_stay_within_their_run(first, second, padding: 
     assert thinned.rows_read(padding) == list(range(len(read)))
     assert [run.end for run in thinned.runs] == [run.end for run in first.runs]
     assert first.rows_read(99) == list(everywhere)
+    assert second.thinned(first.runs[:1]).runs[1].padding == ()  # as for an empty prompt that is read in two ways
+    other = second.thinned(first.runs)
+    for row in everywhere:  # whatever is aligned is kept
+        expected = second.features[aligned_slot(row, first, second)]
+        assert torch.equal(other.features[aligned_slot(row, first, other)], expected)
 
 
 def test_padding_that_was_not_kept_is_read_from_its_nearest_neighbour() -> None:
@@ -205,7 +211,8 @@ def test_padding_that_was_not_kept_is_read_from_its_nearest_neighbour() -> None:
 def test_own_anchor_goes_before_the_dial(encoder) -> None:
     reading = Reading(anchor="object", padding_slots=0, vocabulary=0)
     statistics = gather(encoder, [Concept("cat", anchor="dog"), Concept("horse")], reading=reading)
-    dog, thing = encoder["a photo of a dog"], encoder["a photo of an object"]
+    cat, horse = encoder["a photo of a cat"], encoder["a photo of a horse"]
+    dog, thing = encoder.beside("a photo of a dog", cat), encoder.beside("a photo of an object", horse)
     assert any(torch.equal(row, dog.features[dog.end]) for row in statistics.targets[0].anchors)
     assert any(torch.equal(row, thing.features[thing.end]) for row in statistics.targets[1].anchors)
 

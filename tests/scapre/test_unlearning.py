@@ -329,10 +329,11 @@ def test_the_text_encoder_is_let_go_before_anything_is_solved(make_pipeline, tmp
 @pytest.mark.parametrize("act", [scapre.unlearn, scapre.preflight])
 def test_progress_counts_the_texts_that_are_read(pipeline, tmp_path: Path, act, method: str) -> None:
     calls: list[list[tuple[int, int]]] = []
-    for _ in range(2):
+    act(pipeline, [CAT], RETAIN, method, cache=tmp_path / "cache.db")
+    for cache in (None, tmp_path / "cache.db"):
         calls.append([])
-        asked = {"retain": RETAIN, "method": method, "cache": tmp_path / "cache.db"}
-        act(pipeline, [CAT], **asked, on_progress=lambda *n: calls[-1].append(n))
+        concepts = [CAT, Concept("van gogh", anchor="horse")]
+        act(pipeline, concepts, RETAIN, method, cache=cache, on_progress=lambda *n: calls[-1].append(n))
     for told in calls:
         assert told == sorted(told)
         assert all(0 < done <= known for done, known in told)
