@@ -79,39 +79,46 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     """
     most = usable_rank(targets, rank)
     width = len(regularizer.matrix)
-    # which directions are chosen depends on the precision, and γ to seven digits
     inverse = _inverse_factor(regularizer, precision(len(targets), rank=most, width=width))
     features = regularizer.matrix.new_zeros(len(targets), most, width)
-    anchors, gains = torch.zeros_like(features), features.new_zeros(len(targets))
+    anchors = torch.zeros_like(features)
     for chosen, batch in target_batches(targets):
         weights = [target.weights for target in batch]
         columns = _stacked([target.features for target in batch], weights)
         turned = _stacked([target.anchors for target in batch], weights)
-        whitened = _whitened(columns, inverse)
-        energy, vectors = torch.linalg.eigh((whitened @ whitened.mT).double())
-        gains[chosen] = energy[:, -1]
-        mixing = vectors.flip(2)[:, :, :most].mT
+        mixing = _strongest(columns, inverse, most)
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
-    return SlotFactors(features, anchors, gains)
+    return SlotFactors(features, anchors, _gains(regularizer, features[:, 0]))
 
 
 def slot_gains(regularizer: Regularizer, targets: Sequence[TargetSlots]) -> Float[Tensor, " targets"]:
     """Returns γ of each target, as `compress_slots` does, where nothing else of it is needed."""
-    gains = regularizer.matrix.new_zeros(len(targets))
-    inverse = _inverse_factor(regularizer, precision(len(targets), rank=1, width=len(regularizer.matrix)))
+    width = len(regularizer.matrix)
+    inverse = _inverse_factor(regularizer, precision(len(targets), rank=1, width=width))
+    features = regularizer.matrix.new_zeros(len(targets), width)
     for chosen, batch in target_batches(targets):
         columns = _stacked([target.features for target in batch], [target.weights for target in batch])
-        whitened = _whitened(columns, inverse)
-        gains[chosen] = torch.linalg.eigvalsh((whitened @ whitened.mT).double())[:, -1]
-    return gains
+        features[chosen] = (_strongest(columns, inverse, 1) @ columns).squeeze(1)
+    return _gains(regularizer, features)
 
 
-def _whitened(
-    columns: Float[Tensor, "targets slots d_in"], inverse: Float[Tensor, "d_in d_in"]
-) -> Float[Tensor, "targets slots d_in"]:
-    """Returns each target's slots times L⁻ᵀ, in the precision of that."""
-    return triangular_product(columns.to(inverse).flatten(0, 1), inverse).unflatten(0, columns.shape[:2])
+def _strongest(
+    columns: Float[Tensor, "targets slots d_in"], inverse: Float[Tensor, "d_in d_in"], most: int
+) -> Float[Tensor, "targets kept slots"]:
+    """Returns the orthonormal combinations of each target's slots that are largest in the metric of G0, as L⁻ᵀ rounds.
+
+    Which directions are chosen depends on the precision of that.
+    """
+    whitened = triangular_product(columns.to(inverse).flatten(0, 1), inverse).unflatten(0, columns.shape[:2])
+    vectors = torch.linalg.eigh((whitened @ whitened.mT).double()).eigenvectors
+    return vectors.flip(2)[:, :, :most].mT
+
+
+def _gains(regularizer: Regularizer, strongest: Float[Tensor, "targets d_in"]) -> Float[Tensor, " targets"]:
+    """Returns γ = ‖L⁻¹ f‖² in float64: what f is off by, for its choice in float32, counts with its square."""
+    whitened = torch.linalg.solve_triangular(regularizer.factor, strongest.mT, upper=False)
+    return whitened.square().sum(dim=0)
 
 
 def _inverse_factor(regularizer: Regularizer, dtype: torch.dtype) -> Float[Tensor, "d_in d_in"]:
@@ -125,9 +132,10 @@ def _stacked(
 ) -> Float[Tensor, "targets slots d_in"]:
     """Returns √ω times the slots of each target, filled up with zeros."""
     longest = max(len(own) for own in weights)
-    stacked = slots[0].new_zeros(len(slots), longest, slots[0].shape[1], dtype=torch.float64)
+    stacked = slots[0].new_empty(len(slots), longest, slots[0].shape[1], dtype=torch.float64)
     for row, features, own in zip(stacked, slots, weights, strict=True):
-        row[: len(own)] = own.double().sqrt().unsqueeze(1) * features
+        torch.mul(own.double().sqrt().unsqueeze(1), features, out=row[: len(own)])
+        row[len(own) :] = 0.0
     return stacked
 
 
