@@ -108,6 +108,12 @@ def side_by_side(
             yield from pool.map(work_as_here, parts)
 
 
+def run_parts(work: Callable[[_Part], None], parts: Iterable[_Part], *, on_cpu: bool, most: int = MOST_WORKERS) -> None:
+    """Has `work` done on every part, as `side_by_side` does."""
+    for _ in side_by_side(work, parts, on_cpu=on_cpu, most=most):
+        pass
+
+
 class Stopwatch:
     """Seconds spent in each named phase, by the clock `now`."""
 

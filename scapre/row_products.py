@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scapre.determinism import side_by_side
+from scapre.determinism import run_parts, side_by_side
 
 ROWS_AT_ONCE = 4096
 """Enough for one fast product, few enough that the blocks of a model keep several threads busy."""
@@ -30,8 +30,7 @@ def map_rows(rows: Float[Tensor, "rows d_in"], matrix: Float[Tensor, "d_in d_out
     def fill(block: slice) -> None:
         torch.mm(rows[block], matrix, out=product[block])
 
-    for _ in side_by_side(fill, row_blocks(len(rows)), on_cpu=rows.is_cpu):
-        pass
+    run_parts(fill, row_blocks(len(rows)), on_cpu=rows.is_cpu)
     return product
 
 

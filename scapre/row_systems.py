@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scapre.determinism import side_by_side
+from scapre.determinism import run_parts, side_by_side
 from scapre.errors import SingularSystemError
 from scapre.moments import TargetSlots, target_batches
 from scapre.row_products import row_blocks, symmetric_product, triangular_product
@@ -82,13 +82,17 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
     inverse = _inverse_factor(regularizer, precision(len(targets), rank=most, width=width))
     features = regularizer.matrix.new_zeros(len(targets), most, width)
     anchors = torch.zeros_like(features)
-    for chosen, batch in target_batches(targets):
+
+    def turn(placed: tuple[slice, Sequence[TargetSlots]]) -> None:
+        chosen, batch = placed
         weights = [target.weights for target in batch]
         columns = _stacked([target.features for target in batch], weights)
         turned = _stacked([target.anchors for target in batch], weights)
         mixing = _strongest(columns, inverse, most)
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
+
+    run_parts(turn, target_batches(targets), on_cpu=features.is_cpu, most=MOST_WORKERS)
     return SlotFactors(features, anchors, _gains(regularizer, features[:, 0]))
 
 
@@ -97,9 +101,13 @@ def slot_gains(regularizer: Regularizer, targets: Sequence[TargetSlots]) -> Floa
     width = len(regularizer.matrix)
     inverse = _inverse_factor(regularizer, precision(len(targets), rank=1, width=width))
     features = regularizer.matrix.new_zeros(len(targets), width)
-    for chosen, batch in target_batches(targets):
+
+    def choose(placed: tuple[slice, Sequence[TargetSlots]]) -> None:
+        chosen, batch = placed
         columns = _stacked([target.features for target in batch], [target.weights for target in batch])
         features[chosen] = (_strongest(columns, inverse, 1) @ columns).squeeze(1)
+
+    run_parts(choose, target_batches(targets), on_cpu=features.is_cpu, most=MOST_WORKERS)
     return _gains(regularizer, features)
 
 

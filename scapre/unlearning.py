@@ -22,7 +22,7 @@ from scapre.concepts import (
     canonical_names,
     check_disjoint,
 )
-from scapre.determinism import Stopwatch, exact_arithmetic, single_threaded
+from scapre.determinism import Stopwatch, exact_arithmetic, side_by_side, single_threaded
 from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
@@ -266,11 +266,16 @@ def _diagnose(problem: Problem, solution: Solution) -> dict[str, Any]:
     drift = {
         name: root_ratio(delta[rows].square().sum(), base[rows].square().sum()) for name, rows in problem.parts.items()
     }
+    targets = {target.name: target for target in statistics.targets}
+    residual, moved = (
+        dict(zip(targets, side_by_side(measure, targets.values(), on_cpu=base.is_cpu), strict=True))
+        for measure in (moments.residual, moments.neighbour_change)
+    )
     return {
         "drift": drift,
-        "residual_response": {target.name: moments.residual(target) for target in statistics.targets},
+        "residual_response": residual,
         "retained_response": moments.retained_change(statistics.retained.second_moment),
-        "neighbour_response": {t.name: moments.neighbour_change(t) for t in statistics.targets},
+        "neighbour_response": moved,
     }
 
 

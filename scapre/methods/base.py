@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from scapre import solver
 from scapre.concepts import DialValue, clean_name
-from scapre.determinism import Stopwatch
+from scapre.determinism import Stopwatch, side_by_side
 from scapre.errors import DialError
-from scapre.moments import Reading, Statistics, target_batches
+from scapre.moments import Reading, Statistics, TargetSlots, target_batches
 from scapre.neighbours import NEAREST
-from scapre.row_products import cross_moments, map_rows, symmetric_product
+from scapre.row_products import MOST_SUMS, cross_moments, map_rows, symmetric_product
 
 SURELY_MEANT = 0.8
 """Share of letters in common from which a text is taken for a misspelled word."""
@@ -239,15 +239,19 @@ class SlotBatch:
     weights: Float[Tensor, " slots"]
     """Weights ω, which sum to 1 per target."""
 
+    @classmethod
+    def of(cls, targets: Sequence[TargetSlots]) -> "SlotBatch":
+        """Returns the slots of these targets."""
+        return cls(
+            torch.cat([target.features for target in targets]),
+            torch.cat([target.anchors for target in targets]),
+            torch.cat([target.weights for target in targets]),
+        )
+
 
 def slot_batches(statistics: Statistics) -> Iterator[SlotBatch]:
     """Yields the targets' slots, so many at once that products are fast and memory is bounded."""
-    for _, batch in target_batches(statistics.targets):
-        yield SlotBatch(
-            torch.cat([target.features for target in batch]),
-            torch.cat([target.anchors for target in batch]),
-            torch.cat([target.weights for target in batch]),
-        )
+    return (SlotBatch.of(batch) for _, batch in target_batches(statistics.targets))
 
 
 def slot_moments(
@@ -256,10 +260,16 @@ def slot_moments(
     """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ; ω sums to 1 per target, or is 1 if not `averaged`."""
     gram = torch.zeros_like(statistics.retained.sums["general"])
     shift = torch.zeros_like(gram)
-    for batch in slot_batches(statistics):
+
+    def multiply(placed: tuple[slice, Sequence[TargetSlots]]) -> tuple[Tensor, Tensor]:
+        batch = SlotBatch.of(placed[1])
         weighted = batch.weights.unsqueeze(1) * batch.features if averaged else batch.features
-        gram += symmetric_product(batch.features, weighted)
-        shift += (batch.anchors - batch.features).mT @ weighted
+        return symmetric_product(batch.features, weighted), (batch.anchors - batch.features).mT @ weighted
+
+    batches = target_batches(statistics.targets)
+    for own_gram, own_shift in side_by_side(multiply, batches, on_cpu=gram.is_cpu, most=MOST_SUMS):
+        gram += own_gram
+        shift += own_shift
     return gram, shift
 
 

@@ -13,7 +13,7 @@ s = W0 (h' − h) the answer would be that of `scapre.methods.scapre`, and is, f
 Whoever puts in another text encoder undoes the edit, as does whatever reads the encoder before that layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre import row_systems, solver
-from scapre.determinism import Stopwatch
+from scapre.determinism import Stopwatch, side_by_side
 from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, scaled_kept_moment
 from scapre.methods.reach import equalize
 from scapre.moments import TargetSlots, target_batches
-from scapre.row_products import symmetric_product
+from scapre.row_products import MOST_SUMS, symmetric_product
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
@@ -98,13 +98,19 @@ def _moments(
     """Returns Σ η ω h hᵀ and Σ η ω s hᵀ."""
     width = problem.base.shape[1]
     slots, answers = problem.base.new_zeros(width, width), torch.zeros_like(problem.base)
-    for place, batch in target_batches(problem.statistics.targets):
+
+    def multiply(placed: tuple[slice, Sequence[TargetSlots]]) -> tuple[Tensor, Tensor]:
+        place, batch = placed
         features = torch.cat([target.features for target in batch])
         shifts = torch.cat([_shifts(problem, target) for target in batch])
         weights = torch.cat([eta * target.weights for eta, target in zip(strengths[place], batch, strict=True)])
         weighted = weights.unsqueeze(1) * features
-        slots += symmetric_product(features, weighted)
-        answers += shifts.mT @ weighted
+        return symmetric_product(features, weighted), shifts.mT @ weighted
+
+    batches = target_batches(problem.statistics.targets)
+    for own_slots, own_answers in side_by_side(multiply, batches, on_cpu=slots.is_cpu, most=MOST_SUMS):
+        slots += own_slots
+        answers += own_answers
     return slots, answers
 
 

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre import solver, spectral
-from scapre.determinism import Stopwatch
+from scapre.determinism import Stopwatch, run_parts
 from scapre.methods.base import (
     PUBLISHED_READING_DIALS,
     Dial,
@@ -39,6 +39,7 @@ from scapre.methods.base import (
     slot_moments,
 )
 from scapre.moments import target_batches
+from scapre.row_products import row_blocks
 
 SMALLEST_DEVIATION = 1e-12
 """Standard deviation of MI below which all rows count as equal."""
@@ -102,7 +103,9 @@ def solve_systems(problem: Problem, systems: RowSystems) -> Float[Tensor, "rows 
     spans = inverses.times(systems.span)
     kappa, turn = torch.linalg.eigh(systems.span.mT @ spans)
     solved = spans @ turn
-    for place, rows in enumerate(problem.parts.values()):
+
+    def solve(part: tuple[int, slice]) -> None:
+        place, rows = part
         base, shift, inverse = problem.base[rows], systems.shifts[place], inverses.inverse(place)
         weights = systems.row_weights[rows].unsqueeze(1)
         # rows × d_in is what this is bound by: two looks at what is read, two at what is written
@@ -113,6 +116,8 @@ def solve_systems(problem: Problem, systems: RowSystems) -> Float[Tensor, "rows 
         along.mul_(weights / (1.0 + weights * kappa[place])).neg_()
         answer = torch.mm(base, shift * inverse, out=edited[rows])
         answer.addmm_(sides, torch.cat([solved[place].mT, right @ inverse]))
+
+    run_parts(solve, enumerate(problem.parts.values()), on_cpu=edited.is_cpu)
     return edited
 
 
@@ -125,10 +130,15 @@ def sampled_information(problem: Problem, dials: Dials) -> Float[Tensor, " rows"
         pairs = torch.stack([torch.stack([t.weights @ t.features, t.weights @ t.anchors]) for t in batch])
         noise = torch.randn(len(batch), 2, count, pairs.shape[2], generator=source, dtype=torch.float64, device="cpu")
         samples = pairs.unsqueeze(2) + float(dials["noise"]) * noise.to(pairs)
-        responses = (problem.base @ samples.flatten(0, 2).mT).unflatten(1, (len(batch), 2 * count))
-        middle = responses.sort(dim=2).values[:, :, count - 1 : count + 1].mean(dim=2, keepdim=True)
-        fired = (responses[:, :, :count] > middle).sum(dim=2)
-        highest = torch.maximum(highest, table[fired].max(dim=1).values)
+        columns = samples.flatten(0, 2).mT
+
+        def compare(rows: slice, columns: Tensor = columns) -> None:
+            responses = (problem.base[rows] @ columns).unflatten(1, (-1, 2 * count))
+            middle = responses.sort(dim=2).values[:, :, count - 1 : count + 1].mean(dim=2, keepdim=True)
+            fired = (responses[:, :, :count] > middle).sum(dim=2)
+            highest[rows] = torch.maximum(highest[rows], table[fired].max(dim=1).values)
+
+        run_parts(compare, row_blocks(len(highest)), on_cpu=highest.is_cpu)
     return highest
 
 
