@@ -35,7 +35,7 @@ bench-quality: $(INSTALLED) ## every method and strength on the reference world,
 	$(BIN)/scapre benchmark --ablation
 
 bench-engine: $(INSTALLED) ## time every method on SD 1.5's shapes against its bars (minutes, CPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.engine --out var/bench-engine
+	$(BIN)/python -m tests.benchmarks.engine --out var/bench-engine
 
 simulate-verdicts: $(INSTALLED) ## 10,000 simulated judgements: how often the judge errs, how many pictures it takes (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.verdicts --out var/simulate-verdicts

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scapre.errors import SingularSystemError
-from scapre.row_products import map_rows
+from scapre.row_products import map_rows, symmetric_product
 
 WORST_CONDITION = 1e13
 """Beyond it a float64 solution has fewer than three correct digits."""
@@ -162,7 +162,7 @@ def shifted_inverses(matrix: Float[Tensor, "d_in d_in"], shifts: Float[Tensor, "
         return ShiftedInverses(torch.stack([_inverse(add_ridge(matrix, float(shift))) for shift in shifts]))
     powers = [_inverse(add_ridge(matrix, middle))]
     while len(powers) < count:
-        powers.append(powers[-1] @ powers[0])
+        powers.append(symmetric_product(powers[-1], powers[0]))  # they commute
     exponents = torch.arange(count, dtype=shifts.dtype, device=shifts.device)
     return ShiftedInverses(torch.stack(powers), (middle - shifts).unsqueeze(1) ** exponents)
 
