@@ -84,7 +84,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class PromptEncoder:
-    """Encodes prompts, each distinct one once; with a cache, once and for all."""
+    """Encodes prompts, each distinct one once; with a cache, over edits too."""
 
     def __init__(
         self, text: TextSource, cache: CachedFeatures | None = None, on_progress: OnProgress | None = None
@@ -113,7 +113,7 @@ class PromptEncoder:
         self._alone.clear()
 
     def __getitem__(self, prompt: str) -> EncodedPrompt:
-        """Returns the features of a prompt given to `encode` before."""
+        """Returns the features of a prompt as it was last given to `encode`."""
         return self._alone[prompt]
 
     def beside(self, prompt: str, other: EncodedPrompt) -> EncodedPrompt:
@@ -134,7 +134,10 @@ class PromptEncoder:
         """Encodes what is new of prompts and what is kept of each, in canonical order; with `None` all is kept."""
         pending: dict[str, set[Kept | None]] = {}
         for prompt, kept in wanted:
-            if not self._holds(prompt, kept):
+            held = self._held.get((prompt, None)) or self._held.get((prompt, kept))
+            if held:
+                self._hold(prompt, kept, held)
+            else:
                 pending.setdefault(prompt, set()).add(kept)
         if self._cache:
             asked = [(prompt, kept) for prompt, forms in pending.items() for kept in forms if kept is not None]
@@ -149,9 +152,6 @@ class PromptEncoder:
             self._asked += max(0, len(new) - self._expected)
             self._expected = max(0, self._expected - len(new))
             self._read(new)
-
-    def _holds(self, prompt: str, kept: Kept | None) -> bool:
-        return (prompt, None) in self._held or (prompt, kept) in self._held
 
     def _hold(self, prompt: str, kept: Kept | None, made: EncodedPrompt) -> None:
         self._held[prompt, kept] = made

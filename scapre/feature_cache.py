@@ -1,8 +1,8 @@
-"""Encoded prompts on disk: a text encoder reads a sentence once, whatever is asked of it afterwards.
+"""Encoded prompts on disk: a text encoder reads a sentence again only for slots that were not kept.
 
 Guarantees:
-    1. Features serve only the encoder, tokenizer, prompt, padding, kind of processor, and releases of torch and
-       transformers they come from.
+    1. Features serve only the encoder, tokenizer, prompt, choice of padding, kind of processor, and releases of torch
+       and transformers they come from.
     2. Features whose digest does not fit are made anew.
     3. A cache that cannot be used costs time and a warning, never an edit.
 """

@@ -212,9 +212,9 @@ def read_text(
     proposable: Sequence[str],
     reading: Reading,
 ) -> Passage:
-    """Chooses anchors, neighbours and retained text, and encodes what is aligned.
+    """Chooses anchors, neighbours and retained text.
 
-    What is retained is encoded by its bare names, which tell how near they are; its sentences are not yet read.
+    Names are encoded bare, which tells how near they are; no other sentence is read.
     """
     familiar, strangers = _part_strangers(encoder, proposable if reading.vocabulary else (), reading.longest_word)
     names = [*named, *familiar, *(name for concept in concepts for name in concept.names)]
@@ -240,17 +240,24 @@ def read_text(
         },
     )
     anchors = (fill(BARE, placed.anchor).text for placed in passage.targets)
-    read_alone = frozenset(itertools.chain(anchors, *passage.retained.values()))
-    _encode_aligned(encoder, passage.targets, reading.padding_slots, read_alone=read_alone)
+    encoder.encode(anchors, padding=reading.padding_slots)
     return passage
+
+
+def encode_sentences(encoder: PromptEncoder, passage: Passage, *, padding_slots: int) -> None:
+    """Encodes every sentence that `gather_statistics` reads."""
+    retained = frozenset(itertools.chain(*passage.retained.values()))
+    _encode_aligned(encoder, passage.targets, padding_slots, read_alone=retained)
+    encoder.encode(retained, padding=padding_slots)
 
 
 def _encode_aligned(
     encoder: PromptEncoder, targets: Sequence[Placed], padding: int, *, read_alone: Collection[str] = ()
 ) -> None:
-    """Encodes the targets' sentences, and of the others what is aligned with these: any of `read_alone` for that too.
+    """Encodes the targets' sentences, and of those beside them what is aligned with these.
 
-    Padding is aligned with padding at the same place, and where it begins depends on the sentence.
+    Padding is aligned with padding at the same place, and where it begins depends on the sentence. Those beside that
+    are also in `read_alone` are encoded for both uses at once.
     """
     pairs = [(sentence.text, other) for placed in targets for sentence, others in placed.sentences for other in others]
     encoder.encode((text for text, _ in pairs), padding=padding)

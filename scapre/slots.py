@@ -40,6 +40,11 @@ class Run:
         """Number of rows that hold the run."""
         return self.end + 1 + len(self.padding)
 
+    @property
+    def token_rows(self) -> range:
+        """The rows of all slots up to the end."""
+        return range(self.first_row, self.first_row + self.end + 1)
+
     def row(self, slot: int) -> int:
         """Returns the row of `slot`; of the nearest kept padding when it is padding that was not kept."""
         if slot <= self.end or not self.padding:
@@ -66,7 +71,7 @@ class Run:
     def padding_beside(self, other: "Run") -> list[int]:
         """Returns the rows of the padding slots that play the part of some slot of `other`."""
         rows = {self.row(other.aligned(slot, self)) for slot in (*range(other.end + 1), *other.padding)}
-        return sorted(row for row in rows if row > self.first_row + self.end)
+        return sorted(rows.difference(self.token_rows))
 
     def aligned(self, slot: int, other: "Run") -> int:
         """Returns the slot of `other` that plays the part of `slot`, see `aligned_slot`."""
@@ -114,16 +119,12 @@ class EncodedPrompt:
             else:  # a run that the other prompt lacks plays no part of it
                 padding = run.padding_beside(kept[place]) if place < len(kept) else []
             runs.append(replace(run, padding=tuple(map(run.slot, padding)), first_row=len(rows)))
-            rows += [*range(run.first_row, run.first_row + run.end + 1), *padding]
+            rows += [*run.token_rows, *padding]
         return EncodedPrompt(self.features[rows], tuple(runs))
 
     def rows_read(self, padding: int) -> list[int]:
         """Returns the rows of every token, and of up to `padding` padding slots of each run."""
-        return [
-            row
-            for run in self.runs
-            for row in (*range(run.first_row, run.first_row + run.end + 1), *run.padding_rows(padding))
-        ]
+        return [row for run in self.runs for row in (*run.token_rows, *run.padding_rows(padding))]
 
     def rows_from(self, starts: Sequence[int], padding: int) -> list[int]:
         """Returns the rows of each run from its slot in `starts` on, and of up to `padding` padding slots."""

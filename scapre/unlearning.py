@@ -36,6 +36,7 @@ from scapre.moments import (
     Reading,
     Statistics,
     count_of_memories,
+    encode_sentences,
     gather_memories,
     gather_statistics,
     read_text,
@@ -71,9 +72,9 @@ def unlearn(
         retain: names that must survive, in addition to those found in the engine's own vocabulary.
         method: name of the method, see `scapre.methods.METHODS`.
         withheld: names the vocabulary must not propose, so that what nobody named can be measured.
-        cache: file in which features are kept for the next edit of the same base, which then encodes what it alone
-            has; with `None` all text is encoded anew. The edit is the same. What memories read takes five to seven
-            times as much of it.
+        cache: file in which features are kept for the next edit of the same base, which then encodes only what no edit
+            before it asked for; with `None` all text is encoded anew. The edit is the same. What memories read takes
+            five to seven times as much of it.
         on_progress: called with how many prompts are encoded and how many are known to be needed; both grow.
         **dials: settings of the method; unknown ones are refused.
 
@@ -94,6 +95,8 @@ def unlearn(
             with _open_cache(cache, base) as kept_of:
                 encoder = PromptEncoder(base.text, kept_of(base.text), on_progress)
                 passage, found = order.read(encoder)
+                if not order.method.edits_memories:  # these read sentences in a way of their own
+                    encode_sentences(encoder, passage, padding_slots=order.reading.padding_slots)
                 parts = order.read_memories(base, encoder, passage, kept_of)
         with clock.phase("statistics"):
             parts = parts or [(base.weights.projections, order.gather_statistics(base, encoder, passage))]
@@ -227,8 +230,6 @@ class _Order:
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         found = examine(encoder, passage, self.reading)
-        if not self.method.edits_memories:  # these will read the sentences of retained names in their own way
-            encoder.encode(itertools.chain(*passage.retained.values()), padding=self.reading.padding_slots)
         return passage, found
 
     def gather_statistics(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> Statistics:

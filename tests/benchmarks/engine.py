@@ -130,10 +130,10 @@ def seconds_per_prompt(plan: Plan) -> float:
 def prompts_of(method: str, shape: TextShape) -> int:
     """Returns how many prompts the engine encodes: targets, their neighbours, names, vocabulary, the empty prompt.
 
-    Memories are read in a way of their own, after bare names and what is aligned have been read in the plain way.
+    Memories are read in a way of their own, after bare names have been read in the plain way.
     """
     aligned, retained = 2 * shape.sentences * shape.targets, shape.sentences * shape.named + 2 * shape.found + 1
-    before = aligned + shape.named + shape.found if find_method(method).edits_memories else 0
+    before = shape.targets + shape.named + shape.found if find_method(method).edits_memories else 0
     return before + aligned + retained
 
 

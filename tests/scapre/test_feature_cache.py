@@ -59,6 +59,18 @@ def test_the_edit_is_the_same_without_with_and_with_some_of_the_features(family:
     assert edited(pipeline, file) == plain
 
 
+def test_what_was_kept_for_other_slots_is_not_used(pipeline, file: Path) -> None:
+    targets = [Concept("bird", anchor=""), Concept("tabby cat", anchor="dog")]
+
+    def edited_with(slots: int, cache: Path | None) -> str:
+        edit = scapre.unlearn(pipeline, targets, ["tree"], cache=cache, slots=slots, longest_word=0, vocabulary=60)
+        return edit.edited_digest
+
+    plain = [edited_with(slots, None) for slots in (1, 2, 4)]
+    assert [edited_with(slots, file) for slots in (1, 2, 4)] == plain
+    assert len(set(plain)) == 3  # the control
+
+
 @pytest.mark.parametrize("family", ["stable-diffusion-2", "stable-diffusion-xl"])
 def test_memories_have_features_of_their_own(family: str, file: Path) -> None:
     pipeline = build(family)
@@ -72,7 +84,8 @@ def test_sentences_of_found_names_are_read_once(pipeline, encoded: list[str]) ->
         encoded.clear()
         edited(pipeline, None, named=[], method=method)
         times = Counter(encoded)
-        assert times["a photo of a cat"] == ways  # a target's sentences are read in every way
+        assert times["cat"] == ways  # bare names are read in every way
+        assert times["a photo of a cat"] == 1
         sentences = [prompt for prompt in times if prompt.startswith("a photo of ") and times[prompt] == 1]
         assert len(sentences) > 5
 

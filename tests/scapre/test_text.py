@@ -1,7 +1,6 @@
 """Prompts, slots, alignment and what is gathered from them."""
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from scapre.embeddings import (
     spread_templates,
     templates_of,
 )
-from scapre.moments import Reading, Retained, gather_statistics, read_text
+from scapre.moments import Reading, Retained, encode_sentences, gather_statistics, read_text
 from scapre.neighbours import Near, choose_anchor
 from scapre.slots import EncodedPrompt, Run
 from scapre.vocabulary import everyday_names
@@ -39,7 +38,7 @@ def encoder(pipeline) -> PromptEncoder:
 
 def gather(encoder: PromptEncoder, concepts, named=(), proposable=(), reading=READING):
     passage = read_text(encoder, concepts, named=named, proposable=proposable, reading=reading)
-    encoder.encode(itertools.chain(*passage.retained.values()), padding=reading.padding_slots)
+    encode_sentences(encoder, passage, padding_slots=reading.padding_slots)
     return gather_statistics(encoder, passage, padding_slots=reading.padding_slots, device=CPU)
 
 
@@ -108,6 +107,9 @@ def test_prompts_read_only_by_themselves_keep_no_more_padding_than_is_read(pipel
     thin.encode(["dog"], padding=2)
     assert thin["dog"].features.shape == whole.features.shape
     assert len(thin["cat"].features) == 5
+    for padding in (0, 3, 2):
+        thin.encode(["cat"], padding=padding)
+        assert len(thin["cat"].features) == 3 + padding
 
 
 def test_slots_start_at_the_last_token_of_the_first_word_of_the_name(encoder) -> None:

@@ -30,7 +30,7 @@ from scapre import (
 from scapre.architectures import BaseModel
 from scapre.embeddings import PromptEncoder, TextStack, fill, templates_of
 from scapre.methods import METHODS, Problem
-from scapre.moments import Reading, gather_statistics, read_text
+from scapre.moments import Reading, encode_sentences, gather_statistics, read_text
 
 CAT, GOGH = Concept("cat", aliases=("kitten",)), Concept("van gogh", "style")
 RETAIN = ("dog", "horse", "apple", "monet")
@@ -381,7 +381,7 @@ def test_uce_equals_its_formula(pipeline) -> None:
     encoder = PromptEncoder(TextStack(pipeline.tokenizer, pipeline.text_encoder))
     concepts, named = edit.spec.concepts, edit.spec.retain
     passage = read_text(encoder, concepts, named=named, proposable=(), reading=reading)
-    encoder.encode(itertools.chain(*passage.retained.values()), padding=2)
+    encode_sentences(encoder, passage, padding_slots=2)
     statistics = gather_statistics(encoder, passage, padding_slots=2, device=torch.device("cpu"))
     retained = []
     for name in named:
