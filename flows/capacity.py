@@ -114,6 +114,7 @@ def capacity_curve(
     cache: Path,
     more: Sequence[int] = MORE,
     on_progress: OnProgress | None = None,
+    on_read: OnProgress | None = None,
 ) -> Curve:
     """Solves the plan with more and more further concepts and says how many fit.
 
@@ -126,13 +127,14 @@ def capacity_curve(
         cache: The engine's cache of text features.
         more: How many further concepts to try; what exceeds the candidates is left out.
         on_progress: Called with points done and in all.
+        on_read: Called with texts read and needed, anew for each point.
     """
     pool = sorted(candidates, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     steps = sorted({number for number in more if number <= len(pool)} | {0})
     points: list[Point] = []
     for number in steps:
         try:
-            points.append(_solve(plan, base, pool[:number], measured=measured, cache=cache))
+            points.append(_solve(plan, base, pool[:number], measured=measured, cache=cache, on_read=on_read))
         except scapre.ScaPreError as error:
             if not points:
                 raise
@@ -172,7 +174,15 @@ def predict(pairs: Iterable[tuple[float, float | None]], response: float) -> flo
     return float(np.interp(response, xs, fitted))
 
 
-def _solve(plan: Plan, base: Base, further: Sequence[str], *, measured: Sequence[Measured], cache: Path) -> Point:
+def _solve(
+    plan: Plan,
+    base: Base,
+    further: Sequence[str],
+    *,
+    measured: Sequence[Measured],
+    cache: Path,
+    on_read: OnProgress | None,
+) -> Point:
     edit = scapre.unlearn(
         base.folder,
         [*concepts_of(plan), *further],
@@ -180,7 +190,7 @@ def _solve(plan: Plan, base: Base, further: Sequence[str], *, measured: Sequence
         method=plan.method,
         withheld=plan.withheld,
         cache=cache,
-        on_progress=None,
+        on_progress=on_read,
         **plan.dials,
     )
     facts = edit.diagnostics

@@ -63,7 +63,7 @@ def look_ahead(
         more: Points of the capacity curve; the usual ones when empty.
         with_curve: Whether to solve the curve.
         on_progress: Called with points of the curve done and in all.
-        on_read: Called with texts read and needed.
+        on_read: Called with texts read and needed, anew for each point of the curve.
 
     Raises:
         BadRequestError: As the run itself would.
@@ -96,6 +96,7 @@ def look_ahead(
             cache=cache,
             more=more or MORE,
             on_progress=on_progress,
+            on_read=on_read,
         )
     return Outlook(
         base=plan.base,
