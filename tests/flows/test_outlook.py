@@ -166,7 +166,7 @@ def test_beyond_what_was_measured_nothing_is_predicted():
 
 def test_a_candidate_tells_how_much_of_its_text_is_read_if_it_is_made(services, order):
     intake.add_request(services, request("tiger", "lion"))
-    other = order.model_copy(update={"dials": {"vocabulary": 9}})
+    other = order.model_copy(update={"dials": {"vocabulary": 9, "slots": 3}})  # slots that no run before has read
     plan, base, told = plan_run(services, other), fetch_base(services, "reference"), []
     for _ in range(2):
         build_candidate(services, plan, base, on_progress=lambda done, known: told.append((done, known)))
