@@ -1,6 +1,7 @@
 """Products of matrices with many rows: blocks side by side on the threads of a CPU, the same bytes on any number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,16 @@ from scapre.determinism import run_parts, side_by_side
 ROWS_AT_ONCE = 4096
 """Enough for one fast product, few enough that the blocks of a model keep several threads busy."""
 
+COLUMNS_AT_ONCE = 192
+"""Right-hand sides of a triangular system solved at once, likewise: CLIP-L's 768 are four blocks."""
+
 MOST_SUMS = 4
 """Threads that each hold a d_in × d_in sum of every pair."""
 
 COLUMN_BLOCKS = 4
 """Blocks of columns of a product of which about half is known: three eighths of the work is saved, and speed kept."""
+
+_Part = TypeVar("_Part")
 
 
 def row_blocks(rows: int, at_once: int = ROWS_AT_ONCE) -> list[slice]:
@@ -32,6 +38,19 @@ def map_rows(rows: Float[Tensor, "rows d_in"], matrix: Float[Tensor, "d_in d_out
 
     run_parts(fill, row_blocks(len(rows)), on_cpu=rows.is_cpu)
     return product
+
+
+def map_columns(
+    work: Callable[[Tensor], Tensor], matrix: Float[Tensor, "d_in columns"]
+) -> Float[Tensor, "d_in columns"]:
+    """Returns what `work`, which treats every column by itself, makes of `matrix`."""
+    made = torch.empty_like(matrix)
+
+    def fill(block: slice) -> None:
+        made[:, block] = work(matrix[:, block])
+
+    run_parts(fill, row_blocks(matrix.shape[1], COLUMNS_AT_ONCE), on_cpu=matrix.is_cpu)
+    return made
 
 
 def symmetric_product(
@@ -65,7 +84,6 @@ def _column_blocks(width: int) -> list[tuple[slice, slice]]:
 def cross_moments(*pairs: tuple[Float[Tensor, "rows a"], Float[Tensor, "rows b"]]) -> Sequence[Float[Tensor, "a b"]]:
     """Returns Σ_i l_i r_iᵀ over the rows of each pair (l, r) of matrices, all pairs of the same number of rows."""
     first = pairs[0][0]
-    sums = [first.new_zeros(left.shape[1], right.shape[1]) for left, right in pairs]
 
     def multiply(block: slice) -> list[Tensor]:
         return [
@@ -73,7 +91,15 @@ def cross_moments(*pairs: tuple[Float[Tensor, "rows a"], Float[Tensor, "rows b"]
             for left, right in pairs
         ]
 
-    for parts in side_by_side(multiply, row_blocks(len(first)), on_cpu=first.is_cpu, most=MOST_SUMS):
-        for total, part in zip(sums, parts, strict=True):
+    sums = [first.new_zeros(left.shape[1], right.shape[1]) for left, right in pairs]
+    return add_parts(multiply, row_blocks(len(first)), sums)
+
+
+def add_parts(
+    work: Callable[[_Part], Sequence[Tensor]], parts: Iterable[_Part], sums: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Returns `sums`, to each of which is added, in order, what `work` makes of every part."""
+    for made in side_by_side(work, parts, on_cpu=sums[0].is_cpu, most=MOST_SUMS):
+        for total, part in zip(sums, made, strict=True):
             total += part
     return sums

@@ -125,14 +125,12 @@ def _strongest(
 
 def _gains(regularizer: Regularizer, strongest: Float[Tensor, "targets d_in"]) -> Float[Tensor, " targets"]:
     """Returns γ = ‖L⁻¹ f‖² in float64: what f is off by, for its choice in float32, counts with its square."""
-    whitened = torch.linalg.solve_triangular(regularizer.factor, strongest.mT, upper=False)
-    return whitened.square().sum(dim=0)
+    return regularizer.whitened(strongest.mT).square().sum(dim=0)
 
 
 def _inverse_factor(regularizer: Regularizer, dtype: torch.dtype) -> Float[Tensor, "d_in d_in"]:
     """Returns L⁻ᵀ."""
-    identity = torch.eye(len(regularizer.matrix)).to(regularizer.matrix)
-    return torch.linalg.solve_triangular(regularizer.factor, identity, upper=False).mT.to(dtype)
+    return regularizer.whitened(torch.eye(len(regularizer.matrix)).to(regularizer.matrix)).mT.to(dtype)
 
 
 def _stacked(
@@ -215,7 +213,7 @@ class _Pencil:
 def _turn(regularizer: Regularizer, factors: SlotFactors, own: int, dtype: torch.dtype) -> _Pencil:
     features = factors.features.flatten(0, 1)
     shift = (factors.anchors - factors.features).flatten(0, 1)
-    half = torch.linalg.solve_triangular(regularizer.factor, features.mT, upper=False)
+    half = regularizer.whitened(features.mT)
     eigenvalues, vectors = torch.linalg.eigh(half @ half.mT)
     kept = slice(max(len(eigenvalues) - len(features), 0), None)  # beyond the number of directions all are 0
     basis = torch.linalg.solve_triangular(regularizer.factor.mT, vectors[:, kept], upper=True)

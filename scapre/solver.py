@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scapre.errors import SingularSystemError
-from scapre.row_products import map_rows, symmetric_product
+from scapre.row_products import map_columns, map_rows, symmetric_product
 
 WORST_CONDITION = 1e13
 """Beyond it a float64 solution has fewer than three correct digits."""
@@ -38,6 +38,10 @@ class Regularizer:
     factor: Float[Tensor, "d_in d_in"]
     condition: float
     """Ratio of the largest to the smallest eigenvalue."""
+
+    def whitened(self, columns: Float[Tensor, "d_in columns"]) -> Float[Tensor, "d_in columns"]:
+        """Returns L⁻¹ times `columns`."""
+        return map_columns(lambda block: torch.linalg.solve_triangular(self.factor, block, upper=False), columns)
 
 
 def add_ridge(matrix: Float[Tensor, "d_in d_in"], amount: float) -> Float[Tensor, "d_in d_in"]:
@@ -101,15 +105,17 @@ def shared_map(
         SingularSystemError: it is not finite.
     """
     middle = cholesky(add_ridge(_whitened(slots, regularizer), 1.0))
-    half = torch.linalg.solve_triangular(regularizer.factor, shift.double().mT, upper=False)
-    solved = torch.cholesky_solve(half, middle)
-    return finite(torch.linalg.solve_triangular(regularizer.factor.mT, solved, upper=True).mT)
+
+    def solve(columns: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(regularizer.factor, columns, upper=False)
+        return torch.linalg.solve_triangular(regularizer.factor.mT, torch.cholesky_solve(half, middle), upper=True)
+
+    return finite(map_columns(solve, shift.double().mT).mT)
 
 
 def _whitened(slots: Float[Tensor, "d_in d_in"], regularizer: Regularizer) -> Float[Tensor, "d_in d_in"]:
     """Returns L⁻¹ S L⁻ᵀ."""
-    half = torch.linalg.solve_triangular(regularizer.factor, slots.double(), upper=False)
-    whitened = finite(torch.linalg.solve_triangular(regularizer.factor, half.mT, upper=False))
+    whitened = finite(regularizer.whitened(regularizer.whitened(slots.double()).mT))
     return (whitened + whitened.mT) / 2.0
 
 

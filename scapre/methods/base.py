@@ -13,11 +13,11 @@ from torch import Tensor
 
 from scapre import solver
 from scapre.concepts import DialValue, clean_name
-from scapre.determinism import Stopwatch, side_by_side
+from scapre.determinism import Stopwatch, run_parts
 from scapre.errors import DialError
 from scapre.moments import Reading, Statistics, TargetSlots, target_batches
 from scapre.neighbours import NEAREST
-from scapre.row_products import MOST_SUMS, cross_moments, map_rows, symmetric_product
+from scapre.row_products import add_parts, cross_moments, map_rows, symmetric_product
 
 SURELY_MEANT = 0.8
 """Share of letters in common from which a text is taken for a misspelled word."""
@@ -112,8 +112,11 @@ class Problem:
             first += len(weight)
         example = next(iter(projections.values()))
         rows = torch.empty(first, example.shape[1], dtype=torch.float64, device=example.device)
-        for name, weight in projections.items():  # one at a time: all of them as float64 twice would be the peak
-            rows[parts[name]] = weight.detach()
+
+        def fill(placed: tuple[slice, Tensor]) -> None:
+            rows[placed[0]] = placed[1]  # in place: all of them as float64 twice would be the peak
+
+        run_parts(fill, zip(parts.values(), projections.values(), strict=True), on_cpu=rows.is_cpu)
         return cls(rows, parts, statistics)
 
 
@@ -258,18 +261,15 @@ def slot_moments(
     statistics: Statistics, *, averaged: bool = True
 ) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "d_in d_in"]]:
     """Returns S = Σ_k Σ_t ω c cᵀ and N = Σ_k Σ_t ω (c' − c) cᵀ; ω sums to 1 per target, or is 1 if not `averaged`."""
-    gram = torch.zeros_like(statistics.retained.sums["general"])
-    shift = torch.zeros_like(gram)
 
-    def multiply(placed: tuple[slice, Sequence[TargetSlots]]) -> tuple[Tensor, Tensor]:
-        batch = SlotBatch.of(placed[1])
+    def multiply(targets: Sequence[TargetSlots]) -> tuple[Tensor, Tensor]:
+        batch = SlotBatch.of(targets)
         weighted = batch.weights.unsqueeze(1) * batch.features if averaged else batch.features
         return symmetric_product(batch.features, weighted), (batch.anchors - batch.features).mT @ weighted
 
-    batches = target_batches(statistics.targets)
-    for own_gram, own_shift in side_by_side(multiply, batches, on_cpu=gram.is_cpu, most=MOST_SUMS):
-        gram += own_gram
-        shift += own_shift
+    like = statistics.retained.sums["general"]
+    batches = (batch for _, batch in target_batches(statistics.targets))
+    gram, shift = add_parts(multiply, batches, (torch.zeros_like(like), torch.zeros_like(like)))
     return gram, shift
 
 

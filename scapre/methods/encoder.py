@@ -21,11 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre import row_systems, solver
-from scapre.determinism import Stopwatch, side_by_side
+from scapre.determinism import Stopwatch
 from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, scaled_kept_moment
 from scapre.methods.reach import equalize
 from scapre.moments import TargetSlots, target_batches
-from scapre.row_products import MOST_SUMS, symmetric_product
+from scapre.row_products import add_parts, symmetric_product
 
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
@@ -97,7 +97,6 @@ def _moments(
 ) -> tuple[Float[Tensor, "d_in d_in"], Float[Tensor, "rows d_in"]]:
     """Returns Σ η ω h hᵀ and Σ η ω s hᵀ."""
     width = problem.base.shape[1]
-    slots, answers = problem.base.new_zeros(width, width), torch.zeros_like(problem.base)
 
     def multiply(placed: tuple[slice, Sequence[TargetSlots]]) -> tuple[Tensor, Tensor]:
         place, batch = placed
@@ -107,10 +106,8 @@ def _moments(
         weighted = weights.unsqueeze(1) * features
         return symmetric_product(features, weighted), shifts.mT @ weighted
 
-    batches = target_batches(problem.statistics.targets)
-    for own_slots, own_answers in side_by_side(multiply, batches, on_cpu=slots.is_cpu, most=MOST_SUMS):
-        slots += own_slots
-        answers += own_answers
+    zeros = (problem.base.new_zeros(width, width), torch.zeros_like(problem.base))
+    slots, answers = add_parts(multiply, target_batches(problem.statistics.targets), zeros)
     return slots, answers
 
 

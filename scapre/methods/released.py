@@ -23,11 +23,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from scapre import solver, spectral
-from scapre.determinism import Stopwatch, run_parts
+from scapre.determinism import Stopwatch, run_parts, side_by_side
 from scapre.methods.base import (
     PUBLISHED_READING_DIALS,
     Dial,
@@ -81,11 +81,13 @@ def build_systems(problem: Problem, dials: Dials) -> RowSystems:
     gram, shift = slot_moments(problem.statistics, averaged=False)
     information = sampled_information(problem, dials)
     parts = problem.parts.values()
+    on_cpu = problem.base.is_cpu
+    entropies = list(side_by_side(lambda rows: entropy_factor(problem.base[rows]), parts, on_cpu=on_cpu))
     return RowSystems(
         shared=strength * (spectral.conflict_gate(columns, normalized=False) + columns @ columns.mT + gram),
         wanted=strength * (shift + gram),
         span=solver.orthonormal_basis(columns),
-        shifts=torch.stack([float(dials["ridge"]) + entropy_factor(problem.base[rows]) for rows in parts]),
+        shifts=float(dials["ridge"]) + torch.stack(entropies),
         mask=torch.cat([_mask(information[rows], dials) for rows in parts]),
         row_weights=strength * torch.cat([_relative(information[rows]) for rows in parts]),
     )
@@ -126,20 +128,35 @@ def sampled_information(problem: Problem, dials: Dials) -> Float[Tensor, " rows"
     count, source = int(dials["samples"]), torch.Generator().manual_seed(int(dials["seed"]))
     table = information_table(count).to(problem.base)
     targets, highest = problem.statistics.targets, problem.base.new_zeros(len(problem.base))
+    shape = (2, count, problem.base.shape[1])
     for _, batch in target_batches(targets):
         pairs = torch.stack([torch.stack([t.weights @ t.features, t.weights @ t.anchors]) for t in batch])
-        noise = torch.randn(len(batch), 2, count, pairs.shape[2], generator=source, dtype=torch.float64, device="cpu")
+        noise = torch.stack([torch.randn(shape, generator=source, dtype=torch.float64, device="cpu") for _ in batch])
         samples = pairs.unsqueeze(2) + float(dials["noise"]) * noise.to(pairs)
-        columns = samples.flatten(0, 2).mT
+        columns = samples.movedim(0, 2).flatten(0, 2).mT  # copy by copy, all targets side by side
 
         def compare(rows: slice, columns: Tensor = columns) -> None:
-            responses = (problem.base[rows] @ columns).unflatten(1, (-1, 2 * count))
-            middle = responses.sort(dim=2).values[:, :, count - 1 : count + 1].mean(dim=2, keepdim=True)
-            fired = (responses[:, :, :count] > middle).sum(dim=2)
+            fired = _fired_copies((problem.base[rows] @ columns).unflatten(1, (2, count, -1)))
             highest[rows] = torch.maximum(highest[rows], table[fired].max(dim=1).values)
 
         run_parts(compare, row_blocks(len(highest)), on_cpu=highest.is_cpu)
     return highest
+
+
+def _fired_copies(responses: Float[Tensor, "rows 2 copies targets"]) -> Int[Tensor, "rows targets"]:
+    """Returns how many of each target's n copies answer more than the median of them and the anchor's n.
+
+    All or none where the two do not overlap; only the others are sorted.
+    """
+    target, anchor = responses.unbind(1)
+    copies = target.shape[1]
+    is_above = target.amin(dim=1) > anchor.amax(dim=1)
+    fired = is_above * copies
+    mixed = ~(is_above | (target.amax(dim=1) < anchor.amin(dim=1)))
+    overlapping = responses.movedim(3, 1)[mixed]
+    middle = overlapping.flatten(1).sort(dim=1).values[:, copies - 1 : copies + 1].mean(dim=1, keepdim=True)
+    fired[mixed] = (overlapping[:, 0] > middle).sum(dim=1)
+    return fired
 
 
 def information_table(count: int) -> Float[Tensor, " outcomes"]:

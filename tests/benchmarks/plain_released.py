@@ -1,35 +1,81 @@
-"""The released algorithm as one would write it down: one system and one Cholesky factorization per row."""
+"""The released algorithm as one would write it down: each row by itself, one Cholesky factorization per row."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from scapre import spectral
 from scapre.methods import Problem
-from scapre.methods.base import Dials, mean_features, slot_moments
-from scapre.methods.released import RowSystems, entropy_factor
+from scapre.methods.base import Dials, mean_features
+from scapre.moments import Statistics
 
 
-def plain_row_solver(problem: Problem, systems: RowSystems, dials: Dials) -> Callable[[int], Tensor]:
-    """Returns a function from a row's number to its w_i = M_i⁻¹ b_i (see `scapre.methods.released`).
+class PlainReleased:
+    """ScaPre's released code, seeded, for the rows of one problem (see `scapre.methods.released`).
 
-    What rows share is built once, here; masks and weights are given, for only the algebra is compared.
+    What rows share, and the noise, is made once; nothing of it is the engine's but the conflict gate.
     """
-    strength, base = float(dials["erasure_strength"]), problem.base
-    gram, shift = slot_moments(problem.statistics, averaged=False)
-    columns = mean_features(problem.statistics)
-    shared = strength * (spectral.conflict_gate(columns, normalized=False) + columns @ columns.mT + gram)
-    left, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
-    projector = left[:, sigma > 1e-13 * sigma[0]] @ left[:, sigma > 1e-13 * sigma[0]].mT
-    wanted, identity = strength * (shift + gram), torch.eye(base.shape[1], dtype=base.dtype)
-    held = torch.empty(len(base), dtype=base.dtype)
-    for rows in problem.parts.values():
-        held[rows] = float(dials["ridge"]) + entropy_factor(base[rows])
 
-    def solve_row(row: int) -> Tensor:
-        system = held[row] * identity + shared + systems.row_weights[row] * projector
-        right = held[row] * base[row] + systems.mask[row] * (base[row] @ wanted)
-        return torch.cholesky_solve(right.unsqueeze(1), torch.linalg.cholesky(system)).squeeze(1)
+    def __init__(self, problem: Problem, dials: Dials) -> None:
+        self._problem, self._dials = problem, dials
+        statistics, strength = problem.statistics, float(dials["erasure_strength"])
+        self._copies = _noisy_copies(statistics, dials)
+        columns = mean_features(statistics)
+        shared = spectral.conflict_gate(columns, normalized=False) + columns @ columns.mT
+        wanted = torch.zeros_like(shared)
+        for target in statistics.targets:
+            shared = shared + target.features.mT @ target.features
+            wanted = wanted + target.anchors.mT @ target.features
+        left, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
+        span = left[:, sigma > 1e-13 * sigma[0]]
+        self._shared, self._wanted, self._projector = strength * shared, strength * wanted, strength * span @ span.mT
+        self._identity = torch.eye(problem.base.shape[1], dtype=torch.float64)
 
-    return solve_row
+    def entropy(self, row: int) -> float:
+        """Returns the entropy of the row's energy in units of its maximum, whose mean over a projection is its μ."""
+        energy = self._problem.base[row].square()
+        share = energy / energy.sum()
+        return float(torch.special.entr(share).sum()) / math.log(len(energy))
+
+    def information(self, row: int) -> float:
+        """Returns MI_i in nats, the largest over targets."""
+        return max(_mutual_information(self._problem.base[row], *both) for both in self._copies)
+
+    def masks_and_weights(self, information: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Returns m_i and α_i of a projection's rows."""
+        mean, largest = sum(information) / len(information), max(information)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in information) / len(information))
+        power, temperature = float(self._dials["mask_power"]), float(self._dials["mask_temperature"])
+        scores = [(value - mean) / deviation if deviation > 1e-12 else 0.0 for value in information]
+        masks = [(1.0 / (1.0 + math.exp(-score / temperature))) ** power for score in scores]
+        return masks, [value / largest if largest else 0.0 for value in information]
+
+    def change(self, row: int, *, entropy: float, mask: float, weight: float) -> Tensor:
+        """Returns w_i − w0_i, `[d_in]`, pulled back; `entropy` is the mean over the row's projection."""
+        base, held = self._problem.base[row], float(self._dials["ridge"]) + entropy
+        system = held * self._identity + self._shared + weight * self._projector
+        right = held * base + mask * (base @ self._wanted)
+        answer = torch.cholesky_solve(right.unsqueeze(1), torch.linalg.cholesky(system)).squeeze(1)
+        return (1.0 - float(self._dials["pull_back"])) * (answer - base)
+
+
+def _noisy_copies(statistics: Statistics, dials: Dials) -> list[tuple[Tensor, Tensor]]:
+    """Returns n copies `[n, d_in]` of each target's mean slot, and of its anchor's."""
+    source, copies = torch.Generator().manual_seed(int(dials["seed"])), []
+    for target in statistics.targets:
+        means = [target.weights @ target.features, target.weights @ target.anchors]
+        size = (2, int(dials["samples"]), len(means[0]))
+        noise = torch.randn(size, generator=source, dtype=torch.float64)
+        copies.append(tuple(mean + float(dials["noise"]) * own for mean, own in zip(means, noise, strict=True)))
+    return copies
+
+
+def _mutual_information(row: Tensor, target: Tensor, anchor: Tensor) -> float:
+    """Returns the nats between "it is the target" and "the row answers more than the median of all copies"."""
+    answers = torch.stack([target @ row, anchor @ row])
+    fired = (answers > answers.flatten().quantile(0.5)).double().mean(dim=1).tolist()
+    rate = sum(fired) / 2
+    cells = [(share / 2, rate / 2) for share in fired] + [((1 - share) / 2, (1 - rate) / 2) for share in fired]
+    return sum(joint * math.log(joint / independent) for joint, independent in cells if joint)
