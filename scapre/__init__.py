@@ -11,6 +11,7 @@ from scapre.errors import (
     InvalidConceptError,
     ScaPreError,
     SingularSystemError,
+    UnlearningWarning,
     UnsupportedArchitectureError,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "ScaPreError",
     "SingleFile",
     "SingularSystemError",
+    "UnlearningWarning",
     "UnsupportedArchitectureError",
     "base_digest",
     "check_mergeable",

@@ -171,7 +171,8 @@ def word_keys(name: str) -> tuple[str, ...]:
 def _one_for(word: str) -> str:
     """Returns the word for one where `word` is for many, less an s that either may end in ("octopu").
 
-    A word for one is never taken for another: Marie and Mary, shoe and show, stay apart.
+    Words for one stay apart where their spelling tells: Marie and Mary, shoe and show. A name that looks like a word
+    for many does not: Windows and Mars are one with window and mar.
     """
     word = PLURALS.get(word, word)
     is_peach = word.endswith(("eaches", "oaches"))  # unlike a moustache
@@ -229,11 +230,14 @@ def check_disjoint(concepts: Iterable[Concept], retain: Iterable[str], withheld:
     Raises:
         InvalidConceptError: naming every contradiction.
     """
-    targets = {name_key(name) for concept in concepts for name in concept.names}
+    targets = {name_key(name): name for concept in concepts for name in concept.names}
     kept = tuple(retain)
     if both := sorted(name for name in kept if name_key(name) in targets):
+        pairs = [(name, targets[name_key(name)]) for name in both]
+        alike = [f"{name!r} is read as {target!r}" for name, target in pairs if name.casefold() != target.casefold()]
+        more = f" ({', '.join(alike)}; where it is another thing, retain it as 'the {both[0]}')" if alike else ""
         raise InvalidConceptError(
-            f"both to be forgotten and retained: {', '.join(both)}; take them out of one of the two"
+            f"both to be forgotten and retained: {', '.join(both)}; take them out of one of the two{more}"
         )
     hidden = {name_key(name) for name in withheld}
     if both := sorted(name for name in kept if name_key(name) in hidden):

@@ -177,6 +177,9 @@ def _warnings(encoder: PromptEncoder, passage: Passage, reading: Reading) -> Ite
         close = takewhile(lambda near: near.cosine > reading.synonym_cosine, passage.near.around(placed.concept.name))
         yield from _warnings_of(placed, list(close), reading.synonym_cosine)
         yield from _warnings_of_first_words(placed, named)
+    names = [*(name for placed in passage.targets for name in placed.concept.names), *passage.named]
+    if listed := [name for name in names if "," in name]:
+        yield f"{', '.join(map(repr, listed[:NAMES_SHOWN]))}: one name, comma and all; give several names one by one"
     if passage.targets and not passage.kept:
         yield "nothing is retained, so whatever lies near a target may go with it; name what must survive"
     chosen = [

@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from scapre.architectures import BaseWeights, read_pipeline
-from scapre.architectures.base import combined_digest, tensor_digest, tensor_digests
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import EditSpec, canonical_json
+from scapre.digests import combined_digest, tensor_digest, tensor_digests
 from scapre.errors import BaseMismatchError, CheckpointError, InvalidConceptError, SingularSystemError
 from scapre.writing import new_file
 
@@ -118,8 +118,8 @@ class Edit:
         widths = {name: 8 * change.element_size() for name, change in self.changes.items()}
         found = {name: 8 * held.element_size() for name, held in base.editable.items() if name in widths}
         advice = (
-            "load the pristine base, every part of it in the type it had (float16 is not bfloat16), or compute the "
-            "edit for this one; to forget more, compute one edit of all"
+            "load the pristine base with all of its text encoders, every part in the type it had (float16 is not "
+            "bfloat16), or compute the edit for this one; to forget more, compute one edit of all"
         )
         if base.digest == self.edited_digest:
             advice = "that is the base with this very edit on it"
@@ -211,11 +211,20 @@ class Edit:
             )
 
     def _flip(self, model: BaseWeights) -> None:
+        """Flips every weight of the model in place, or none when it is interrupted."""
         editable = model.editable
-        for name in self.changes:
-            held = editable[name]
-            with torch.inference_mode(held.is_inference()), torch.no_grad():  # such tensors change nowhere else
-                held.copy_(self.flip(name, held))
+        try:
+            for name in self.changes:
+                self._flip_in_place(name, editable[name])
+        except BaseException:
+            for name in self.changes:
+                if tensor_digest(editable[name]) != model.tensor_digests[name]:
+                    self._flip_in_place(name, editable[name])
+            raise
+
+    def _flip_in_place(self, name: str, held: Tensor) -> None:
+        with torch.inference_mode(held.is_inference()), torch.no_grad():  # such tensors change nowhere else
+            held.copy_(self.flip(name, held))
 
 
 def build_edit(

@@ -28,5 +28,9 @@ class BaseMismatchError(ScaPreError):
     """The weights are not those the edit was computed from (or, for a revert, not those it produced)."""
 
 
+class UnlearningWarning(UserWarning):
+    """Something doubtful about an edit that was computed; its diagnostics hold it as well, under `warnings`."""
+
+
 class SingularSystemError(ScaPreError):
     """The closed form has no finite, unique answer with these dials; the message says which dial to raise."""

@@ -23,8 +23,9 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from scapre.architectures.base import BaseModel, combined_digest
+from scapre.architectures.base import BaseModel
 from scapre.concepts import canonical_json
+from scapre.digests import combined_digest
 from scapre.slots import EncodedPrompt, Kept, Run
 from scapre.text import TextSource
 
@@ -86,7 +87,8 @@ class FeatureCache:
     def _give_up(self, error: Exception) -> None:
         self.close()
         warnings.warn(
-            f"feature cache {self._file} cannot be used ({error}), text is encoded anew; free space or delete the file",
+            f"feature cache {self._file} cannot be used ({error}), text is encoded anew; free space, delete the file, "
+            "or choose a place that can be written to",
             stacklevel=2,
         )
 

@@ -59,9 +59,3 @@ def align_projections(
         part = aligned[rows]  # a view: rows that did not move keep Δ = 0
         part[is_moved] = edited - kept[is_moved]
     return aligned
-
-
-def bures_squared(first: Float[Tensor, "d_out d_in"], second: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
-    """Returns Bures²(A Aᵀ, B Bᵀ) = ‖A‖² + ‖B‖² − 2 ‖AᵀB‖_nuclear = min ‖A − B Q‖² over orthogonal Q."""
-    nuclear = torch.linalg.svdvals(first.mT @ second).sum()
-    return first.square().sum() + second.square().sum() - 2.0 * nuclear

@@ -44,11 +44,6 @@ class TextSource(Protocol):
         ...
 
     @property
-    def context_tokens(self) -> int:
-        """Number of slots a prompt is given."""
-        ...
-
-    @property
     def modules(self) -> Mapping[str, nn.Module]:
         """The modules text passes through, by component."""
         ...
@@ -218,8 +213,9 @@ class TextStack:
     def _tokenizer(self) -> Callable[..., Any]:
         if self.tokenizer is None:
             raise CheckpointError(
-                f"expected a tokenizer for {self.component}, found none: a single file holds none; put the folder "
-                "`tokenizer` of any checkpoint of the same family beside it, or name one"
+                f"expected a tokenizer for {self.component}, found none; load the pipeline with one. A single file "
+                "holds none: put the folder `tokenizer` of any checkpoint of the same family beside it, or name it, by "
+                "--tokenizer DIR or scapre.SingleFile(path, tokenizer=DIR)"
             )
         return self.tokenizer
 
@@ -343,11 +339,6 @@ class SideBySide(_Joined):
         """d_in of the features."""
         return self.padded_width or sum(source.width for source in self.sources)
 
-    @property
-    def context_tokens(self) -> int:
-        """Number of slots a prompt is given."""
-        return self.sources[0].context_tokens
-
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`."""
         return self.sources[0].name_ends(text_and_name)
@@ -370,11 +361,6 @@ class OneAfterAnother(_Joined):
     def width(self) -> int:
         """d_in of the features."""
         return self.sources[0].width
-
-    @property
-    def context_tokens(self) -> int:
-        """Number of slots a prompt is given."""
-        return sum(source.context_tokens for source in self.sources)
 
     def name_ends(self, text_and_name: str) -> list[int]:
         """Returns the slot of the last token of `text_and_name`, for each run."""
@@ -399,11 +385,6 @@ class Projected:
     """Name of the denoiser in the pipeline."""
     width: int
     """d_in of what comes out."""
-
-    @property
-    def context_tokens(self) -> int:
-        """Number of slots a prompt is given."""
-        return self.source.context_tokens
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from scapre.determinism import Stopwatch, exact_arithmetic, side_by_side, single
 from scapre.diagnosis import NAMES_SHOWN, Preflight, examine, refuse_unknown_words
 from scapre.edit import Edit, build_edit
 from scapre.embeddings import OnProgress, PromptEncoder
-from scapre.errors import CheckpointError, UnsupportedArchitectureError
+from scapre.errors import CheckpointError, UnlearningWarning, UnsupportedArchitectureError
 from scapre.feature_cache import CachedFeatures, FeatureCache
 from scapre.memories import read_memories
 from scapre.methods import Method, Problem, Solution, find_method
@@ -83,6 +84,10 @@ def unlearn(
         DialError: unknown method or dial, or a value out of range.
         CheckpointError: the folder cannot be used.
         SingularSystemError: no finite, unique answer; the message says which dial to raise.
+        UnsupportedArchitectureError: no adapter for the model, or a model of which only a part is in memory.
+
+    Warns with `UnlearningWarning` of what is doubtful, such as an anchor that nobody vouches for. What an edit cannot
+    reach, as pooled text, is listed in `diagnostics["not_covered"]`.
 
     No randomness is consumed; the same input gives the same bytes whatever the number of CPU threads. On another kind
     of processor, or with another release of torch, sums are taken in another order and the last bits differ.
@@ -133,7 +138,10 @@ def unlearn(
             for name, rows in problem.parts.items()
         }
         with clock.phase("build"):
-            return build_edit(weights, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
+            edit = build_edit(weights, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
+    for doubt in diagnostics["warnings"]:
+        warnings.warn(doubt, UnlearningWarning, stacklevel=2)
+    return edit
 
 
 def preflight(

@@ -5,6 +5,7 @@ Nothing that is there already is replaced unless `overwrite` is set, and then on
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -51,11 +52,10 @@ def begun_folder(target: Path, check: Callable[[], None]) -> Generator[Path]:
     """
     check()
     with _parents_made(target):
+        building = _beside(target)
         with told_as_unwritable(target):
-            building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            building.mkdir()
         try:
-            with told_as_unwritable(target):
-                building.chmod(0o755)
             yield building
             check()
             with told_as_unwritable(target):
@@ -72,24 +72,29 @@ def begun_folder(target: Path, check: Callable[[], None]) -> Generator[Path]:
 @contextlib.contextmanager
 def begun_file(target: Path, check: Callable[[], None]) -> Generator[Path]:
     """As `new_file`, for a block that does more than write: its errors are its own; `check` as of `begun_folder`."""
-    if target.is_dir():
-        raise CheckpointError(f"expected a place for a file, found the folder {target}; choose another name")
+    if target.exists() and not target.is_file():
+        what = "folder" if target.is_dir() else "device"
+        raise CheckpointError(f"expected a place for a file, found the {what} {target}; choose another name")
     check()
+    target = target.resolve()  # what a link leads to is replaced, not the link
     with _parents_made(target):
+        building = _beside(target)
         with told_as_unwritable(target):
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            os.close(handle)
-        building = Path(name)
+            building.touch(exist_ok=False)
         try:
             yield building
             check()
             with told_as_unwritable(target):
-                building.chmod(0o644)
                 flush(building)
                 building.replace(target)
                 flush(target.parent)
         finally:
             building.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """Returns a name that nobody else has; what is made of it gets the caller's permissions, unlike `tempfile`'s."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}")
 
 
 @contextlib.contextmanager

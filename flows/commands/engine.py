@@ -44,7 +44,13 @@ def unlearn(
         list[str] | None, typer.Option(help="Concept that must survive, look-alikes above all; repeat for several.")
     ] = None,
     retain_file: Annotated[Path | None, typer.Option(help="Concepts that must survive, one a line.")] = None,
-    kind: Annotated[str, typer.Option(help="Kind of the concepts: object, style, identity or unsafe.")] = "object",
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of the concepts: object, style, identity or unsafe, CONCEPT=KIND for one; object by default.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="Unlearning method.")] = "scapre",
     dial: Annotated[list[str] | None, typer.Option(help=DIAL_HELP)] = None,
     tokenizer: Annotated[
@@ -56,7 +62,8 @@ def unlearn(
 ) -> int:
     """Forget concepts in a checkpoint; nothing but text is needed.
 
-    What the text encoder makes of retained names is kept in the home folder, so that the next time takes less.
+    What the text encoder makes of text is kept under SCAPRE_HOME (by default the folder var where you are), so that
+    the next time takes less.
 
     Example: `scapre unlearn infra/reference/model --concept tiger --retain lion --retain cat --out out`
     """
@@ -65,7 +72,9 @@ def unlearn(
     from scapre.methods import find_method
     from scapre.writing import begun_folder, check_writable, refuse_existing
 
-    targets = _concepts([*(concept or []), *_lines(concepts_file)], kind, aliases=alias or [], anchors=anchor or [])
+    targets = _concepts(
+        [*(concept or []), *_lines(concepts_file)], kinds=kind or [], aliases=alias or [], anchors=anchor or []
+    )
     retained = [*(retain or []), *_lines(retain_file)]
     if out is None and not dry_run:
         raise BadRequestError("expected a new folder to write to, found none; give --out DIR, or --dry-run")
@@ -125,24 +134,25 @@ def dials(method: Annotated[str, typer.Argument(help="Unlearning method.")] = "s
     typer.echo(f"methods: {', '.join(sorted(METHODS))}")
 
 
-def _concepts(names: list[str], kind: str, *, aliases: list[str], anchors: list[str]) -> list["scapre.Concept"]:
+def _concepts(names: list[str], *, kinds: list[str], aliases: list[str], anchors: list[str]) -> list["scapre.Concept"]:
     import scapre
     from scapre.concepts import name_key
 
     if not names:
         raise BadRequestError("expected a concept to forget, found none; give --concept NAME or --concepts-file FILE")
-    for name in names:
-        if "," in name:
-            typer.echo(f"note: {name!r} is one concept; repeat --concept for several", err=True)
     also, becomes = _of_concepts(aliases, "alias", names), _of_concepts(anchors, "anchor", names)
-    if twice := [given for given in becomes.values() if len(given) > 1]:
-        raise BadRequestError(
-            f"expected one anchor for each concept, found {' and '.join(map(repr, twice[0]))}; keep one"
-        )
+    own = _of_concepts([one for one in kinds if "=" in one], "kind", names)
+    of_all = {"": [one for one in kinds if "=" not in one]}
+    for what, given in (("anchor", becomes), ("kind", own), ("kind", of_all)):
+        if twice := [found for found in given.values() if len(found) > 1]:
+            raise BadRequestError(
+                f"expected one {what} for each concept, found {' and '.join(map(repr, twice[0]))}; keep one"
+            )
+    usual = next(iter(of_all[""]), "object")
     return [
         scapre.Concept(
             name,
-            kind=kind,  # ty: ignore[invalid-argument-type]
+            kind=next(iter(own.get(name_key(name), ())), usual),  # ty: ignore[invalid-argument-type]
             aliases=tuple(also.get(name_key(name), ())),
             anchor=next(iter(becomes.get(name_key(name), ())), None),
         )

@@ -68,6 +68,7 @@ def export(
             scapre.merge(loaded, checkpoint, out, overwrite=force)
     if lora is not None:
         _show_lora(lora)
+        warn_of_no_loader(scapre.inspect_checkpoint(checkpoint).pipeline_class)
     typer.echo(f"wrote {out}")
     return ExitCode.OK
 
@@ -80,6 +81,17 @@ def _check_export(out: Path, kind: ExportKind, rank: int | None, *, force: bool)
     if out.exists() and not force:
         raise BadRequestError(
             f"expected a new name, found {out}, which exists; choose another or replace it by --force"
+        )
+
+
+def warn_of_no_loader(pipeline_class: str) -> None:
+    """Tells of a LoRA that diffusers cannot put on a pipeline of this class."""
+    import diffusers
+
+    if not hasattr(getattr(diffusers, pipeline_class), "load_lora_weights"):
+        typer.echo(
+            f"warning: {pipeline_class} loads no LoRA in diffusers {diffusers.__version__}; give away the folder",
+            err=True,
         )
 
 

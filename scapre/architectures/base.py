@@ -1,18 +1,15 @@
 """What the engine needs of a text-to-image model, and what an adapter says about a family of them."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from scapre.concepts import canonical_json
-from scapre.determinism import side_by_side
+from scapre.digests import combined_digest, tensor_digests
 from scapre.errors import UnsupportedArchitectureError
 from scapre.text import TextSource
 
@@ -180,26 +177,9 @@ def check_projections(architecture: Architecture, projections: Mapping[str, Tens
 
 def check_class(component: str, found: str | None, expected: str) -> None:
     """Raises `UnsupportedArchitectureError` unless `component` is of the expected class."""
+    if found in (None, "NoneType"):
+        raise UnsupportedArchitectureError(
+            f"expected {expected} as {component}, found none; load the model with it, whose features an edit rests on"
+        )
     if found != expected:
         raise UnsupportedArchitectureError(f"expected {expected} as {component}, found {found}; no adapter for it yet")
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Returns the SHA-256 of type, shape and bytes of `tensor`."""
-    held = tensor.detach().cpu().contiguous()
-    header = canonical_json({"dtype": str(held.dtype).removeprefix("torch."), "shape": list(held.shape)})
-    content = hashlib.sha256(header.encode())
-    content.update(held.reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()
-
-
-def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Returns the digest of each tensor, in the order of names."""
-    held = [tensors[name] for name in sorted(tensors)]
-    digests = side_by_side(tensor_digest, held, on_cpu=all(tensor.is_cpu for tensor in held))
-    return dict(zip(sorted(tensors), digests, strict=True))
-
-
-def combined_digest(tensor_digests: Mapping[str, str]) -> str:
-    """Returns the SHA-256 over the canonical listing of tensor digests."""
-    return hashlib.sha256(canonical_json(dict(tensor_digests)).encode()).hexdigest()

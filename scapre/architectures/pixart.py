@@ -21,6 +21,11 @@ from scapre.text import Projected, TextStack
 T5_TOKENS = 300
 """Tokens the pipeline gives T5 unless told otherwise."""
 DENOISER = "transformer"
+CLEAN_UP = (
+    "names with digits, signs or other scripts: the pipeline rewrites captions where bs4 and ftfy are installed, "
+    "unless it is told clean_caption=False"
+)
+"""What is not imitated."""
 
 
 def caption_projection(channels: int, width: int) -> nn.Module:
@@ -97,4 +102,5 @@ ARCHITECTURE = Architecture(
     read_text=_read_text,
     check_config=_check_config,
     passed_before=("caption_projection",),
+    not_covered=(CLEAN_UP,),
 )

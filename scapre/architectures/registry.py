@@ -1,5 +1,6 @@
 """The adapters by pipeline class, and how a loaded pipeline is read; anything without an adapter is refused by name."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +15,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     module.ARCHITECTURE.name: module.ARCHITECTURE
     for module in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart, sana)
 }
+OTHER_TASKS = ("Img2Img", "Inpaint")
+"""What stands in the names of pipelines of the same components that begin with a picture."""
 _DROP_ADAPTERS = (
     "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
 )
 
 
 def find_architecture(pipeline_class: str) -> Architecture:
-    """Returns the adapter for pipelines of class `pipeline_class`.
+    """Returns the adapter for checkpoints of pipelines of class `pipeline_class`.
 
     Raises:
         UnsupportedArchitectureError: there is none; lists the supported ones.
@@ -28,9 +31,22 @@ def find_architecture(pipeline_class: str) -> Architecture:
     by_class = {name: found for found in ARCHITECTURES.values() for name in found.pipeline_classes}
     if pipeline_class not in by_class:
         raise UnsupportedArchitectureError(
-            f"expected a pipeline among {', '.join(sorted(by_class))}, found {pipeline_class}; nothing was changed"
+            f"expected a pipeline among {', '.join(sorted(by_class))}, found {pipeline_class}; nothing was changed. "
+            "Where it holds the parts of one of these, load it as that one: they share their weights"
         )
     return by_class[pipeline_class]
+
+
+def _architecture_of(pipeline: Any) -> Architecture:
+    """Returns the adapter of a loaded pipeline: of its class, of one that was made of it, or of one that is made of it.
+
+    `StableDiffusionImg2ImgPipeline.from_pipe` shares every component with the pipeline it was given.
+    """
+    for kind in type(pipeline).__mro__:
+        task = next((task for task in OTHER_TASKS if task in kind.__name__), "")
+        with contextlib.suppress(UnsupportedArchitectureError):
+            return find_architecture(kind.__name__.replace(task, ""))
+    return find_architecture(type(pipeline).__name__)
 
 
 def tokenizer_of(text_encoder: str) -> str:
@@ -44,17 +60,17 @@ def read_pipeline(pipeline: Any) -> BaseModel:
     Raises:
         UnsupportedArchitectureError: no adapter for the pipeline or for one of its components; named in the message.
     """
-    architecture = find_architecture(type(pipeline).__name__)
+    architecture = _architecture_of(pipeline)
     encoders = {}
     for component, expected in architecture.text_encoders.items():
-        encoder = getattr(pipeline, component)
+        encoder = _uncompiled(getattr(pipeline, component))
         if encoder is None and component in architecture.optional:
             continue
         check_class(component, type(encoder).__name__, expected)
         _refuse_adapters(component, encoder)
         _refuse_disk(component, encoder)
         encoders[component] = encoder
-    denoiser = getattr(pipeline, architecture.denoiser)
+    denoiser = _uncompiled(getattr(pipeline, architecture.denoiser))
     check_class(architecture.denoiser, type(denoiser).__name__, architecture.denoiser_class)
     _refuse_wrapped(denoiser, architecture.projection)
     _refuse_disk(architecture.denoiser, denoiser)
@@ -71,6 +87,11 @@ def read_pipeline(pipeline: Any) -> BaseModel:
             },
         ),
     )
+
+
+def _uncompiled(component: Any) -> Any:
+    """Returns what `torch.compile` was given, whose weights it computes with."""
+    return getattr(component, "_orig_mod", component)
 
 
 def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:

@@ -17,6 +17,8 @@ from scapre.text import TextStack
 CROSS_ATTENTION = re.compile(r"\battn2\.to_[kv]$")
 
 
+IP_ADAPTER = "ip_image_proj"
+"""What a UNet says that was given one, by which pictures draw concepts and no text."""
 CLIP_SKIP = "clip_skip reads the text encoder before the layer that is edited"
 """What an edit of the memory does not reach."""
 
@@ -25,10 +27,11 @@ def check_unet(config: Mapping[str, Any], *, addition_embed_type: str | None) ->
     """Raises `UnsupportedArchitectureError` unless text goes straight to the projections of this UNet."""
     expected = {"encoder_hid_dim": None, "encoder_hid_dim_type": None, "addition_embed_type": addition_embed_type}
     for key, value in expected.items():
-        if config.get(key) != value:
-            raise UnsupportedArchitectureError(
-                f"expected a UNet with {key} {value!r}, found {config.get(key)!r}; no adapter for it yet"
+        if (found := config.get(key)) != value:
+            advice = (
+                "take the IP-Adapter off by unload_ip_adapter()" if found == IP_ADAPTER else "no adapter for it yet"
             )
+            raise UnsupportedArchitectureError(f"expected a UNet with {key} {value!r}, found {found!r}; {advice}")
 
 
 def _read_text(parts: Parts) -> TextStack:

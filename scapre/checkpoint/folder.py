@@ -108,10 +108,21 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise CheckpointError(
-                f"expected the weights {file.parent.name}/{file.name}, found none; restore them ({file})"
+                f"expected the weights {file.parent.name}/{file.name}, found {_variant_beside(file)} ({file})"
             )
         read_header(file)
     return files
+
+
+def _variant_beside(file: Path) -> str:
+    """Returns what is found in place of a file that is missing, and what to do then."""
+    others = sorted(other.name for other in file.parent.glob(f"{file.name.partition('.')[0]}.*.safetensors"))
+    if not others:
+        return "none; restore them"
+    return (
+        f"{others[0]}, a variant; load the pipeline with from_pretrained(..., variant={others[0].split('.')[1]!r}) and "
+        "its own dtype, and give it to the engine, or save_pretrained it as a folder without variants"
+    )
 
 
 def _shards(index: Path) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from scapre.architectures import BaseWeights
-from scapre.architectures.base import tensor_digests
 from scapre.checkpoint import CheckpointInfo, SingleFile, read_inspected
 from scapre.checkpoint.folder import DENOISER_STEM, ENCODER_STEM, MODEL_INDEX, weight_files
 from scapre.checkpoint.tensor_files import flip_bits, read_tensors
+from scapre.digests import tensor_digests
 from scapre.edit import Edit
 from scapre.errors import CheckpointError
 from scapre.writing import copy_through, copying, refuse_existing, told_as_unwritable
@@ -30,7 +30,7 @@ def source_of(checkpoint: Path | str | SingleFile) -> Path:
     if not isinstance(checkpoint, (str, os.PathLike, SingleFile)):
         raise CheckpointError(
             f"expected a checkpoint on disk, found {type(checkpoint).__name__}; edit.apply puts an edit on a loaded "
-            "pipeline"
+            "pipeline, and save_pretrained writes its base, of which an edit is exported"
         )
     return (checkpoint.path if isinstance(checkpoint, SingleFile) else Path(checkpoint)).resolve()
 

@@ -29,7 +29,10 @@ from scapre.writing import begun_folder, flush, told_as_unwritable
 
 
 def merge(edit: Edit, checkpoint: Path | str | SingleFile, out: Path | str, *, overwrite: bool = False) -> Path:
-    """Writes a full copy of the folder `checkpoint` to `out` in which only the edited tensors differ; returns `out`.
+    """Writes the folder `checkpoint` to `out` with only the edited tensors changed; returns `out`.
+
+    Weight files that stay as they are become hard links where the file system allows it: one file by two names, which
+    nobody may change in place, its permissions included.
 
     Raises:
         BaseMismatchError: the checkpoint is not the base of the edit.

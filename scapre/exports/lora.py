@@ -9,6 +9,7 @@ Guarantees:
 A LoRA only approximates the edit that was judged, and whoever uses the model must load it: judge the base with it.
 """
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,8 +80,8 @@ def export_lora(
     base = read_own_base(edit, info)
     weights = base.editable
     highest = min(min(weights[name].shape) for name in edit.changes)
-    if not 1 <= rank <= highest:
-        raise DialError(f"expected a rank of at least 1 and at most {highest}, found {rank}")
+    if not isinstance(rank, numbers.Integral) or not 1 <= rank <= highest:
+        raise DialError(f"expected a rank of at least 1 and at most {highest}, found {rank!r}")
     with single_threaded():
         found = {name: approximate(edit.delta(name, weights[name]), rank=rank) for name in changed_names(edit)}
     stems = _kohya_stems(info)

@@ -1,6 +1,7 @@
 """What a method is: named dials with their equations, and a function from statistics to weight changes."""
 
 import difflib
+import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,8 +50,9 @@ class Dial:
             return value
         if isinstance(value, str) and self.is_text:
             return self._accept_text(name, value)
-        if self.minimum is None or isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+        if self.minimum is None or isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
+        value = int(value) if isinstance(value, numbers.Integral) else float(value)  # numpy's own among them
         largest = sys.maxsize if self._takes_whole_numbers else sys.float_info.max
         most = largest if self.maximum is None else self.maximum
         if not self.minimum <= value <= most:

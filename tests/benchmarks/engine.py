@@ -26,9 +26,10 @@ from rich.console import Console
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from scapre.architectures.base import BaseWeights, tensor_digest
+from scapre.architectures.base import BaseWeights
 from scapre.concepts import EditSpec
 from scapre.determinism import Stopwatch, single_threaded
+from scapre.digests import tensor_digest
 from scapre.edit import build_edit
 from scapre.methods import METHODS, Problem, find_method
 from tests.benchmarks.plain_released import PlainReleased

@@ -10,6 +10,7 @@ import pytest
 
 import scapre
 from flows.cli import run
+from flows.commands.export import warn_of_no_loader
 from flows.exit_codes import ExitCode
 
 MODEL = "infra/reference/model"
@@ -113,14 +114,15 @@ def said_by(capsys, *arguments: str) -> tuple[int, str, str]:
 def test_unlearn_says_what_became_of_each_concept_and_takes_aliases_and_anchors(tmp_path: Path, capsys) -> None:
     named = ["--concept", "tiger", "--concept", "violin", "--alias", "Tigers=tigre", "--retain", "lion"]
     out = str(tmp_path / "out")
-    code, said, _ = said_by(capsys, "unlearn", MODEL, *named, "--anchor", "violin=", "--out", out, *QUICK)
+    named += ["--anchor", "violin=", "--kind", "identity", "--kind", "Violin=style"]
+    code, said, _ = said_by(capsys, "unlearn", MODEL, *named, "--out", out, *QUICK)
     assert code == ExitCode.OK
     assert "answer left" in said
     edit = scapre.Edit.load(tmp_path / "out" / "edit.safetensors")
-    assert [(c.name, c.aliases, c.anchor) for c in edit.spec.concepts] == [
-        ("tiger", ("tigre",), None),
-        ("violin", (), ""),
-    ]
+    assert edit.spec.concepts == (
+        scapre.Concept("tiger", "identity", ("tigre",)),
+        scapre.Concept("violin", "style", anchor=""),
+    )
     left = edit.diagnostics["residual_response"]
     assert f"tiger │ lion │ {left['tiger']:.0%}" in said
     assert f"violin │ nothing in particular (the empty prompt) │ {left['violin']:.0%}" in said
@@ -155,6 +157,8 @@ def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> Non
         (["--alias", "tigre"], "expected alias as CONCEPT=ALIAS"),
         (["--anchor", "lion=cat"], "CONCEPT one of those to forget, found 'lion=cat'"),
         (["--anchor", "tiger=cat", "--anchor", "tiger=dog"], "found 'cat' and 'dog'; keep one"),
+        (["--kind", "style", "--kind", "unsafe"], "expected one kind for each concept, found 'style' and 'unsafe'"),
+        (["--kind", "lion=style"], "expected kind as CONCEPT=KIND, CONCEPT one of those to forget, found 'lion=style'"),
         (["--out", "/proc/nowhere/out"], "expected a place that can be written to, found /proc/nowhere/out"),
         (["--dry"], "see `scapre unlearn --help`"),
         (["--dry-run", "--dial", "on_progress=1"], "method scapre has no dial on_progress"),
@@ -172,11 +176,11 @@ def test_a_dry_run_says_why_each_concept_becomes_what_it_becomes(capsys) -> None
     assert code == ExitCode.OK
     assert "tiger │ lion │ nearest name to retain" in said
     assert "violin │ drum │ the anchor given" in said
-    assert "note: 'a, b' is one concept" in warned
+    assert "warning: 'a, b': one name, comma and all" in warned
     default = ["--concept", "tiger", "--dial", "anchor=", "--dry-run"]
     code, said, warned = said_by(capsys, "unlearn", MODEL, *default, *QUICK)
     assert "(the empty prompt) │ the default" in said
-    assert "is one concept" not in warned
+    assert "comma" not in warned
 
 
 def test_lists_of_names_may_be_indented_commented_and_marked_as_unicode(tmp_path: Path, capsys) -> None:
@@ -266,3 +270,9 @@ def test_a_name_is_shown_as_it_was_given(tmp_path: Path, capsys, name: str) -> N
         code, said, _ = said_by(capsys, *named, *options)
         assert code == ExitCode.OK
         assert name in said
+
+
+@pytest.mark.parametrize(("pipeline_class", "is_warned"), [("PixArtSigmaPipeline", True), ("SanaPipeline", False)])
+def test_a_lora_that_no_pipeline_loads_is_warned_of(capsys, pipeline_class: str, is_warned: bool) -> None:
+    warn_of_no_loader(pipeline_class)
+    assert ("loads no LoRA" in capsys.readouterr().err) is is_warned

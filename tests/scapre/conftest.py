@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:  # the hook sees the other packages' tests too
         if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.filterwarnings("error"))
+            item.add_marker(pytest.mark.filterwarnings("error", "ignore::scapre.errors.UnlearningWarning"))
 
 
 @pytest.fixture(autouse=True)

@@ -351,7 +351,7 @@ def _drop_keys(folder: Path) -> None:
         (
             lambda f: _edit_json(f / "model_index.json", text_encoder=[None, None]),
             UnsupportedArchitectureError,
-            "expected CLIPTextModel as text_encoder, found None",
+            "expected CLIPTextModel as text_encoder, found none",
         ),
         (lambda f: (f / UNET).unlink(), CheckpointError, UNET),
         (lambda f: (f / UNET).write_bytes(b"\x10"), CheckpointError, "readable safetensors"),
@@ -468,3 +468,13 @@ def test_folders_behind_links_are_merged_and_searched_for_pickles(checkpoint: Pa
     (checkpoint / "vae" / "again").symlink_to(checkpoint)
     with pytest.raises(CheckpointError, match=r"without loops, found the link .*again"):
         scapre.unlearn(checkpoint, [Concept("cat")], vocabulary=0)
+
+
+def test_variants_are_named_with_the_way_to_read_them(make_pipeline, tmp_path: Path) -> None:
+    make_pipeline(dtype=torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
+    said = r"expected the weights text_encoder/model.safetensors, found model.fp16.safetensors, .*variant='fp16'"
+    with pytest.raises(CheckpointError, match=said):
+        scapre.inspect_checkpoint(tmp_path / "half")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "half", variant="fp16", dtype=torch.float16)
+    loaded.save_pretrained(tmp_path / "whole")  # as the message says
+    assert scapre.base_digest(loaded) == scapre.base_digest(tmp_path / "whole")

@@ -176,3 +176,11 @@ def test_punctuation_at_the_end_makes_no_other_name() -> None:
     with pytest.raises(InvalidConceptError, match="listed twice"):
         canonical_concepts(["tiger", "Tigers."])
     assert len(canonical_concepts(["!", "?", "t.rex"])) == 3
+
+
+def test_a_name_that_is_read_as_another_is_told_with_it() -> None:
+    with pytest.raises(InvalidConceptError, match=r"retained: window; .*'window' is read as 'Windows'.* 'the window'"):
+        check_disjoint([Concept("Windows")], ["window"], [])
+    check_disjoint([Concept("Windows")], ["the window"], [])
+    with pytest.raises(InvalidConceptError, match=r"out of one of the two$"):
+        check_disjoint([Concept("Windows")], ["windows"], [])

@@ -1,7 +1,11 @@
 """Put on, taken off, saved, loaded: bit for bit."""
 
 import dataclasses
+import itertools
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from torch import nn
 import scapre
 from scapre import BaseMismatchError, CheckpointError, Concept, Edit, EditSpec
 from scapre.architectures import read_pipeline
+from scapre.determinism import single_threaded
 from scapre.edit import build_edit
 
 
@@ -252,3 +257,58 @@ def test_the_text_of_an_edit_is_short_and_names_what_it_forgets(pipeline) -> Non
     edit = scapre.unlearn(pipeline, ["cat", "dog", "horse", "zebra", "apple", "pear", "tree"], ["park"], vocabulary=0)
     assert f"{edit!r}".startswith("Edit(scapre forgets apple, cat, dog, horse, pear and 2 more; ")
     assert len(f"{edit!r}") < 200
+
+
+@pytest.mark.parametrize("flipped", [1, 3, 8])
+@pytest.mark.parametrize("way", ["apply", "revert"])
+def test_what_interrupts_an_edit_leaves_the_model_as_it_was(make_pipeline, monkeypatch, way: str, flipped: int) -> None:
+    pipeline = make_pipeline()
+    edit = unlearn(pipeline)
+    if way == "revert":
+        edit.apply(pipeline)
+    before, flip, flips = bits(pipeline), Edit._flip_in_place, itertools.count(1)
+
+    def interrupted(self: Edit, name: str, held: torch.Tensor) -> None:
+        flip(self, name, held)
+        if next(flips) == flipped:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Edit, "_flip_in_place", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(edit, way)(pipeline)
+    assert bits(pipeline) == before
+    getattr(edit, way)(pipeline)
+    assert bits(pipeline) != before
+
+
+def test_an_edit_goes_on_while_another_is_computed(pipeline) -> None:
+    edit, began, may_end = unlearn(pipeline), threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with single_threaded():
+            began.set()
+            may_end.wait(timeout=60)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(compute)
+        began.wait(timeout=60)
+        try:
+            pool.submit(edit.apply, pipeline).result(timeout=30)
+            pool.submit(edit.revert, pipeline).result(timeout=30)
+        finally:
+            may_end.set()
+
+
+def test_a_file_behind_a_link_is_replaced_and_not_the_link(pipeline, tmp_path: Path) -> None:
+    edit, link = unlearn(pipeline), tmp_path / "latest.safetensors"
+    link.symlink_to(tmp_path / "kept.safetensors")
+    edit.save(link)
+    assert link.is_symlink()
+    assert Edit.load(tmp_path / "kept.safetensors").digest == edit.digest
+
+
+def test_what_is_no_file_is_not_replaced(pipeline, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="expected a place for a file, found the device"):
+        unlearn(pipeline).save(pipe)
+    assert pipe.is_fifo()

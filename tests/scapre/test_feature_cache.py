@@ -158,7 +158,7 @@ def test_a_cache_that_cannot_be_used_is_a_warning(pipeline, file: Path, spoil) -
     plain = edited(pipeline, None)
     file.parent.mkdir()
     spoil(file)
-    with pytest.warns(UserWarning, match=r"features\.db cannot be used .* free space or delete the file"):
+    with pytest.warns(UserWarning, match=r"features\.db cannot be used .* free space, delete the file"):
         assert edited(pipeline, file) == plain
 
 

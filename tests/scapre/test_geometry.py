@@ -4,12 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scapre.geometry import align_geometry, bures_squared, polar_isometry
+from scapre.geometry import align_geometry, polar_isometry
 from scapre.spectral import conflict_gate, shared_direction
 
 
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def bures_squared(first: Tensor, second: Tensor) -> Tensor:
+    """Returns Bures²(A Aᵀ, B Bᵀ) = min ‖A − B Q‖² over orthogonal Q."""
+    nuclear = torch.linalg.svdvals(first.mT @ second).sum()
+    return first.square().sum() + second.square().sum() - 2.0 * nuclear
 
 
 @given(seed=st.integers(0, 10_000), strength=st.floats(0.01, 50.0), rows=st.sampled_from([3, 5, 9]))

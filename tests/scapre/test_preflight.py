@@ -260,3 +260,10 @@ def test_a_name_that_no_user_vouches_for_is_named_where_a_target_becomes_it(pipe
         pipeline, Concept("cat"), retain=(), vocabulary=20, longest_word=0, anchor=guessed.anchors["cat"]
     )
     assert not chosen.warnings
+
+
+def test_a_comma_in_a_name_is_said(pipeline) -> None:
+    said = "'cat, dog': one name, comma and all"
+    assert any(said in told for told in preflight(pipeline, Concept("cat, dog"), retain=("horse",)).warnings)
+    assert any(said in told for told in preflight(pipeline, Concept("horse"), retain=("cat, dog",)).warnings)
+    assert not any("comma" in told for told in preflight(pipeline, Concept("cat"), retain=("dog",)).warnings)

@@ -5,12 +5,15 @@ import itertools
 import statistics
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny_pipelines import BUILDERS, build
@@ -502,3 +505,23 @@ def test_other_classes_are_refused_by_name(pipeline) -> None:
     pipeline.text_encoder = pipeline.vae
     with pytest.raises(UnsupportedArchitectureError, match="AutoencoderKL"):
         unlearn(pipeline)
+
+
+@pytest.mark.filterwarnings("default::scapre.errors.UnlearningWarning")
+def test_what_is_doubtful_is_warned_of_where_the_edit_is_asked_for(pipeline) -> None:
+    with pytest.warns(scapre.UnlearningWarning, match="'cat' becomes .* found by the engine") as caught:
+        edit = scapre.unlearn(pipeline, ["cat"], vocabulary=20, longest_word=0)
+    assert [str(one.message) for one in caught] == edit.diagnostics["warnings"]
+    assert {one.filename for one in caught} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", scapre.UnlearningWarning)
+        scapre.unlearn(pipeline, [Concept("cat", anchor="dog")], ["dog", "horse"], vocabulary=0)
+
+
+@pytest.mark.parametrize("five", [np.int64(5), np.float32(5), Fraction(5)])
+def test_numbers_of_other_kinds_are_numbers(pipeline, five: object) -> None:
+    ours, plain = (
+        scapre.unlearn(pipeline, ["cat"], ["dog"], vocabulary=0, slots=np.int32(4), erasure_strength=strength)
+        for strength in (five, 5)
+    )
+    assert ours.digest == plain.digest

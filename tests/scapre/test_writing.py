@@ -2,7 +2,9 @@
 
 import errno
 import os
+import stat
 import threading
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -122,3 +124,19 @@ def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path, new) -> None:
         pass
     with new(tmp_path / ("n" * 30), overwrite=True):  # the control
         pass
+
+
+@pytest.fixture(params=[0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_what_is_written_has_the_permissions_that_the_caller_gives(tmp_path: Path, umask: int) -> None:
+    with writing.new_file(tmp_path / "file", overwrite=False) as building:
+        building.write_bytes(b"1")
+    with writing.new_folder(tmp_path / "folder", overwrite=False) as building:
+        (building / "inside").touch()
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~umask
