@@ -20,12 +20,12 @@ class PlainReleased:
 
     def __init__(self, problem: Problem, dials: Dials) -> None:
         self._problem, self._dials = problem, dials
-        statistics, strength = problem.statistics, float(dials["erasure_strength"])
-        self._copies = _noisy_copies(statistics, dials)
-        columns = mean_features(statistics)
+        text, strength = problem.statistics, float(dials["erasure_strength"])
+        self._copies = _noisy_copies(text, dials)
+        columns = mean_features(text)
         shared = spectral.conflict_gate(columns, normalized=False) + columns @ columns.mT
         wanted = torch.zeros_like(shared)
-        for target in statistics.targets:
+        for target in text.targets:
             shared = shared + target.features.mT @ target.features
             wanted = wanted + target.anchors.mT @ target.features
         left, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
@@ -41,7 +41,7 @@ class PlainReleased:
 
     def information(self, row: int) -> float:
         """Returns MI_i in nats, the largest over targets."""
-        return max(_mutual_information(self._problem.base[row], *both) for both in self._copies)
+        return max(_mutual_information(copies @ self._problem.base[row]) for copies in self._copies)
 
     def masks_and_weights(self, information: Sequence[float]) -> tuple[list[float], list[float]]:
         """Returns m_i and α_i of a projection's rows."""
@@ -61,21 +61,22 @@ class PlainReleased:
         return (1.0 - float(self._dials["pull_back"])) * (answer - base)
 
 
-def _noisy_copies(statistics: Statistics, dials: Dials) -> list[tuple[Tensor, Tensor]]:
-    """Returns n copies `[n, d_in]` of each target's mean slot, and of its anchor's."""
+def _noisy_copies(text: Statistics, dials: Dials) -> list[Tensor]:
+    """Returns n copies of each target's mean slot, and as many of its anchor's, `[2, n, d_in]`."""
     source, copies = torch.Generator().manual_seed(int(dials["seed"])), []
-    for target in statistics.targets:
-        means = [target.weights @ target.features, target.weights @ target.anchors]
-        size = (2, int(dials["samples"]), len(means[0]))
+    for target in text.targets:
+        means = torch.stack([target.weights @ target.features, target.weights @ target.anchors])
+        size = (2, int(dials["samples"]), means.shape[1])
         noise = torch.randn(size, generator=source, dtype=torch.float64)
-        copies.append(tuple(mean + float(dials["noise"]) * own for mean, own in zip(means, noise, strict=True)))
+        copies.append(means.unsqueeze(1) + float(dials["noise"]) * noise)
     return copies
 
 
-def _mutual_information(row: Tensor, target: Tensor, anchor: Tensor) -> float:
-    """Returns the nats between "it is the target" and "the row answers more than the median of all copies"."""
-    answers = torch.stack([target @ row, anchor @ row])
-    fired = (answers > answers.flatten().quantile(0.5)).double().mean(dim=1).tolist()
+def _mutual_information(answers: Tensor) -> float:
+    """Returns the nats between "it is the target" and "the row answers more than the median", of answers `[2, n]`."""
+    copies, ordered = answers.shape[1], answers.flatten().sort().values
+    middle = (ordered[copies - 1] + ordered[copies]) / 2
+    fired = (answers > middle).double().mean(dim=1).tolist()
     rate = sum(fired) / 2
     cells = [(share / 2, rate / 2) for share in fired] + [((1 - share) / 2, (1 - rate) / 2) for share in fired]
     return sum(joint * math.log(joint / independent) for joint, independent in cells if joint)
