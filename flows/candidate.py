@@ -93,6 +93,8 @@ def build_candidate(services: Services, plan: Plan, base: Base, *, on_progress: 
         base: What it is unlearned from.
         on_progress: Called with texts read and needed.
     """
+    from scapre.methods import find_method  # takes as long as torch
+
     work = services.cache / "candidates" / plan.key
     edit_path, folder = work / "edit.safetensors", work / "checkpoint"
     if edit_path.exists() and folder.exists():
@@ -100,7 +102,7 @@ def build_candidate(services: Services, plan: Plan, base: Base, *, on_progress: 
     else:
         shutil.rmtree(work, ignore_errors=True)  # a half-made candidate of an interrupted run
         work.mkdir(parents=True)
-        with scapre.merging(base.folder, folder) as put_on:
+        with scapre.merging(base.folder, folder, memories=find_method(plan.method).edits_memories) as put_on:
             edit = scapre.unlearn(
                 base.folder,
                 concepts_of(plan),

@@ -45,7 +45,21 @@ class Edit:
     edited_digest: str
     """Base digest of a model that wears the edit."""
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    """What was found on the way; JSON-able. `seconds` is there only before saving."""
+    """What was found on the way; JSON-able. Of every method:
+
+    - `anchors`: what each target becomes, `""` the empty prompt; `neighbours`: each target's nearest retained names.
+    - `at_risk`, `retain_named`, `retain_found`, `synonyms_left_out`, `strangers_left_out`: see `scapre.Preflight`.
+    - `warnings`: what is doubtful; `not_covered`: ways of text into the model that the edit leaves as they are.
+    - `drift`: ‖Δ‖ / ‖W0‖ of each weight.
+    - `residual_response`: how far each target's answer still is from its anchor's, 0 forgotten, 1 as before.
+    - `neighbour_response`: how far each target's nearest neighbour moved, in units of its distance to the target.
+    - `retained_response`: root mean square change of retained answers, in units of these.
+    - `condition_number` of the regularizer; 1 where nothing is solved.
+    - `seconds` of each phase, before saving only.
+
+    Of some: `answers_gone`, how far each target's answer went to its anchor's (`balance=answers`); `relevance`, the
+    decoupler's histogram; `own_directions`, `solver_error` and `solver_iterations` of row weights per target.
+    """
 
     @property
     def base_digest(self) -> str:

@@ -6,7 +6,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ class _Order:
         proposable = proposable_names(self.concepts, self.named, self.withheld)
         passage = read_text(encoder, self.concepts, named=self.named, proposable=proposable, reading=self.reading)
         found = examine(encoder, passage, self.reading)
-        return passage, found
+        return passage, replace(found, warnings=(*found.warnings, *self.method.unread(self.dials)))
 
     def gather_statistics(self, base: BaseModel, encoder: PromptEncoder, passage: Passage) -> Statistics:
         device = next(iter(base.weights.projections.values())).device

@@ -39,6 +39,8 @@ class Dial:
     """Takes any text, but none that looks like one of its words misspelled."""
     is_whole: bool = False
     """Takes whole numbers only, as a dial with a whole number for default always does."""
+    read_with: tuple[str, tuple[str, ...]] | None = None
+    """Another dial, and the words of it with which this one is read; `None` if it always is."""
 
     def accept(self, name: str, value: object) -> DialValue:
         """Returns `value` in the dial's own type.
@@ -169,6 +171,17 @@ class Method:
             name: dial.accept(name, given[name]) if name in given else dial.default
             for name, dial in sorted(self.dials.items())
         }
+
+    def unread(self, dials: Mapping[str, DialValue]) -> list[str]:
+        """Returns of each dial that was turned but plays no part what it would be read with."""
+        found = []
+        for name, dial in self.dials.items():
+            if dial.read_with is None or dials[name] == dial.default:
+                continue
+            other, words = dial.read_with
+            if dials[other] not in words:
+                found.append(f"dial {name} plays no part: it is read with {other}={' or '.join(words)} only")
+        return found
 
 
 def scaled_kept_moment(problem: Problem, dials: Dials) -> Float[Tensor, "d_in d_in"]:

@@ -46,6 +46,7 @@ DIALS: Mapping[str, Dial] = {
         "p: where answers takes every target's outputs, in company, with η_k up to six times larger or smaller",
         0,
         1,
+        read_with=("balance", ("answers",)),
     ),
     "ridge": Dial(0.1, "λ: weight of ‖W − W0‖², in units of the mean energy of what the memory reads, per number", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),

@@ -42,6 +42,8 @@ from scapre.moments import target_batches
 HISTOGRAM_BINS = 10
 """Equal parts of α from 0 to 1."""
 
+DECOUPLED = ("row_weights", ("per_target", "shared"))
+"""With what the decoupler's dials are read."""
 DIALS: Mapping[str, Dial] = {
     **READING_DIALS,
     "erasure_strength": Dial(
@@ -62,14 +64,19 @@ DIALS: Mapping[str, Dial] = {
         "another name's answer",
         0,
         1,
+        read_with=("balance", ("answers",)),
     ),
     "ridge": Dial(0.02, "λ: weight of ‖W − W0‖², in units of the mean feature energy per dimension", 0),
     "retention_strength": Dial(30.0, "λ_p: weight of K0, the second moment of retained text", 0),
     "conflict_strength": Dial(0.0, "λ_r: weight of R̂, what targets have in common with their neighbours (eq. 3)", 0),
     "noise": Dial(
-        "auto", "ς in d' = |wᵀ(c − e)| / (ς‖w‖); auto puts the median channel at half of ln 2", 1e-9, choices=("auto",)
+        "auto",
+        "ς in d' = |wᵀ(c − e)| / (ς‖w‖); auto puts the median channel at half of ln 2",
+        1e-9,
+        choices=("auto",),
+        read_with=DECOUPLED,
     ),
-    "floor": Dial(0.0, "relevance below which α is exactly 0 and the row stays bit for bit", 0, 1),
+    "floor": Dial(0.0, "relevance below which α is exactly 0 and the row stays bit for bit", 0, 1, read_with=DECOUPLED),
     "geometry": Dial(0.0, "β of the geometry alignment (eq. 5); W moves by t = β/(1+β) towards W0 R", 0),
     "row_weights": Dial(
         "uniform",
@@ -90,6 +97,7 @@ DIALS: Mapping[str, Dial] = {
         1,
         choices=("auto",),
         is_whole=True,
+        read_with=("row_weights", ("per_target",)),
     ),
 }
 

@@ -525,3 +525,25 @@ def test_numbers_of_other_kinds_are_numbers(pipeline, five: object) -> None:
         for strength in (five, 5)
     )
     assert ours.digest == plain.digest
+
+
+@pytest.mark.parametrize(
+    ("dials", "said"),
+    [
+        ({"floor": 0.5}, "dial floor plays no part: it is read with row_weights=per_target or shared only"),
+        ({"reach": 0.2}, "dial reach plays no part: it is read with balance=answers only"),
+        ({"method": "scapre-encoder", "reach": 0.2}, "dial reach plays no part: it is read with balance=answers only"),
+        ({"own_directions": 2, "row_weights": "shared"}, "it is read with row_weights=per_target only"),
+    ],
+)
+def test_a_dial_that_plays_no_part_is_said(pipeline, dials: dict, said: str) -> None:
+    edit = scapre.unlearn(pipeline, [CAT], RETAIN, vocabulary=0, **dials)
+    assert any(said in warning for warning in edit.diagnostics["warnings"])
+    used = {"floor": 0.5, "row_weights": "shared", "reach": 0.7}
+    assert not any("plays no part" in told for told in scapre.preflight(pipeline, [CAT], RETAIN, **used).warnings)
+
+
+def test_every_dial_that_is_read_with_another_names_one_of_its_words() -> None:
+    for method in METHODS.values():
+        for other, words in filter(None, (dial.read_with for dial in method.dials.values())):
+            assert set(words) <= set(method.dials[other].choices)
