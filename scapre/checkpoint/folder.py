@@ -119,8 +119,9 @@ def _variant_beside(file: Path) -> str:
     others = sorted(other.name for other in file.parent.glob(f"{file.name.partition('.')[0]}.*.safetensors"))
     if not others:
         return "none; restore them"
+    variant = others[0].split(".")[1].partition("-")[0]  # of fp16-00001-of-00002
     return (
-        f"{others[0]}, a variant; load the pipeline with from_pretrained(..., variant={others[0].split('.')[1]!r}) and "
+        f"{others[0]}, a variant; load the pipeline with from_pretrained(..., variant={variant!r}) and "
         "its own dtype, and give it to the engine, or save_pretrained it as a folder without variants"
     )
 

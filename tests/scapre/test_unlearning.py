@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import statistics
 import subprocess
 import sys
@@ -547,3 +548,21 @@ def test_every_dial_that_is_read_with_another_names_one_of_its_words() -> None:
     for method in METHODS.values():
         for other, words in filter(None, (dial.read_with for dial in method.dials.values())):
             assert set(words) <= set(method.dials[other].choices)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "said"),
+    [
+        ("stable-diffusion-1", "scapre", "3 targets are many .* of 32 numbers: .* or use method scapre-encoder"),
+        ("flux", "scapre", "3 targets are many .* of 32 numbers: .* name what must survive$"),
+        ("stable-diffusion-1", "scapre-encoder", None),
+    ],
+)
+def test_a_crowd_is_said_where_there_is_no_room_for_it(family: str, method: str, said: str | None) -> None:
+    def crowds(*names: str) -> list[str]:
+        found = scapre.preflight(build(family), names, ["apple"], method=method, vocabulary=0).warnings
+        return [warning for warning in found if "are many" in warning]
+
+    assert crowds("cat", "dog") == []
+    many = crowds("cat", "dog", "horse")
+    assert many == [] if said is None else re.search(said, many[0])
