@@ -23,25 +23,8 @@ from scapre.concepts import Concept, name_key
 from scapre.determinism import side_by_side
 from scapre.errors import CheckpointError
 from scapre.feature_cache import CachedFeatures
-from scapre.slots import EncodedPrompt, Kept, aligned_slot
-from scapre.text import TextSource, TextStack
-
-__all__ = [
-    "BARE",
-    "EMPTY_PROMPT",
-    "TEMPLATES",
-    "ConceptPrompt",
-    "EncodedPrompt",
-    "OnProgress",
-    "PromptEncoder",
-    "TextSource",
-    "TextStack",
-    "aligned_slot",
-    "concept_prompts",
-    "fill",
-    "spread_templates",
-    "templates_of",
-]
+from scapre.slots import EncodedPrompt, Kept
+from scapre.text import TextSource
 
 BATCH_PROMPTS = 32
 MOST_WORKERS = 4

@@ -21,7 +21,6 @@ from scapre.embeddings import (
     TEMPLATES,
     ConceptPrompt,
     PromptEncoder,
-    aligned_slot,
     concept_prompts,
     fill,
     spread_templates,
@@ -29,7 +28,7 @@ from scapre.embeddings import (
 )
 from scapre.neighbours import NEAREST, PLAIN_PICTURE, Near, Neighbourhood, choose_anchor, find_neighbours
 from scapre.row_products import cross_moments, row_blocks
-from scapre.slots import Kept
+from scapre.slots import Kept, aligned_slot
 
 GROUP_SHARES: Mapping[str, float] = {"named": 0.45, "found": 0.45, "general": 0.1}
 """Weight of each group of retained text in K0 while no more slots are named than found; see `Retained.shares`."""

@@ -23,7 +23,8 @@ from torch.nn.utils import parametrizations, prune
 import scapre
 from scapre import Concept, UnsupportedArchitectureError
 from scapre.architectures import ARCHITECTURES, find_architecture, flux, pixart, read_pipeline, sana, stable_diffusion_3
-from scapre.embeddings import EMPTY_PROMPT, ConceptPrompt, EncodedPrompt, PromptEncoder, aligned_slot, fill
+from scapre.embeddings import EMPTY_PROMPT, ConceptPrompt, PromptEncoder, fill
+from scapre.slots import EncodedPrompt, aligned_slot
 
 FAMILIES = tuple(BUILDERS)
 CAT, DOG = fill("a photo of {}", "cat"), fill("a photo of {}", "dog")

@@ -15,8 +15,6 @@ from scapre.embeddings import (
     EMPTY_PROMPT,
     TEMPLATES,
     PromptEncoder,
-    TextStack,
-    aligned_slot,
     concept_prompts,
     fill,
     spread_templates,
@@ -24,7 +22,8 @@ from scapre.embeddings import (
 )
 from scapre.moments import Reading, Retained, encode_sentences, gather_statistics, read_text
 from scapre.neighbours import Near, choose_anchor
-from scapre.slots import EncodedPrompt, Run
+from scapre.slots import EncodedPrompt, Run, aligned_slot
+from scapre.text import TextStack
 from scapre.vocabulary import everyday_names
 
 READING = Reading(anchor="", padding_slots=3, vocabulary=0, synonym_cosine=0.95)

@@ -32,9 +32,10 @@ from scapre import (
     unlearning,
 )
 from scapre.architectures import BaseModel
-from scapre.embeddings import PromptEncoder, TextStack, fill, templates_of
+from scapre.embeddings import PromptEncoder, fill, templates_of
 from scapre.methods import METHODS, Problem
 from scapre.moments import Reading, encode_sentences, gather_statistics, read_text
+from scapre.text import TextStack
 
 CAT, GOGH = Concept("cat", aliases=("kitten",)), Concept("van gogh", "style")
 RETAIN = ("dog", "horse", "apple", "monet")
