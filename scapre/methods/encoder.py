@@ -23,7 +23,7 @@ from torch import Tensor
 from scapre import row_systems, solver
 from scapre.determinism import Stopwatch
 from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, scaled_kept_moment
-from scapre.methods.reach import equalize
+from scapre.methods.reach import divided, equalize
 from scapre.moments import SPREAD, TargetSlots, target_batches
 from scapre.row_products import add_parts, symmetric_product
 
@@ -60,7 +60,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
     with clock.phase("statistics"):
         regularizer = solver.factorize(scaled_kept_moment(problem, dials))
         gains = row_systems.slot_gains(regularizer, targets)
-        strengths = torch.where(gains > 0, float(dials["erasure_strength"]) / gains, 0.0)
+        strengths = divided(float(dials["erasure_strength"]), gains)
     told: dict[str, Any] = {"condition_number": regularizer.condition}
     with clock.phase("solve"):
         if dials["balance"] == "answers":
@@ -70,8 +70,7 @@ def _solve(problem: Problem, dials: Dials, clock: Stopwatch) -> Solution:
                 aim=float(dials["reach"]),
             )
             strengths = found.strengths
-            names = [target.name for target in targets]
-            told["answers_gone"] = dict(zip(names, found.gone.tolist(), strict=True))
+            told |= found.told(targets)
         return Solution(_change(problem, regularizer, strengths), told)
 
 

@@ -13,7 +13,7 @@ Guarantees:
     2. No strength leaves `WIDEST` times the one it started from, either way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scapre.methods.base import slot_moments
-from scapre.moments import NameEnds, Statistics
+from scapre.moments import NameEnds, Statistics, TargetSlots
 from scapre.solver import Regularizer, cholesky
 
 ROUNDS = 5
@@ -41,6 +41,15 @@ class Reach:
     strengths: Float[Tensor, " targets"]
     gone: Float[Tensor, " targets"]
     """p of every target."""
+
+    def told(self, targets: Sequence[TargetSlots]) -> dict[str, dict[str, float]]:
+        """Returns what diagnostics say of it."""
+        return {"answers_gone": dict(zip((target.name for target in targets), self.gone.tolist(), strict=True))}
+
+
+def divided(strength: float, units: Float[Tensor, " targets"]) -> Float[Tensor, " targets"]:
+    """Returns η_k = η / γ_k; 0 for a target without any feature, which has nothing to lose."""
+    return torch.where(units > 0, strength / units, 0.0)
 
 
 def carry_equally(

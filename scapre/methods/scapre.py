@@ -36,7 +36,7 @@ from scapre.methods.base import (
     scaled_kept_moment,
     slot_moments,
 )
-from scapre.methods.reach import carry_equally
+from scapre.methods.reach import carry_equally, divided
 from scapre.moments import target_batches
 
 HISTOGRAM_BINS = 10
@@ -207,24 +207,18 @@ def _balanced(
     problem: Problem, regularizer: solver.Regularizer, gains: Float[Tensor, " targets"], dials: Dials
 ) -> tuple[Float[Tensor, " targets"], dict[str, Any]]:
     """Returns the strengths to solve with, and how far they take each target if the dials ask for that."""
-    strengths = _strengths(gains, dials)
+    units = gains.mean().expand_as(gains) if dials["balance"] == "none" else gains
+    strengths = divided(float(dials["erasure_strength"]), units)
     if dials["balance"] != "answers":
         return strengths, {}
     found = carry_equally(
         problem.base_moment, regularizer, problem.statistics, start=strengths, aim=float(dials["reach"])
     )
-    names = [target.name for target in problem.statistics.targets]
-    return found.strengths, {"answers_gone": dict(zip(names, found.gone.tolist(), strict=True))}
+    return found.strengths, found.told(problem.statistics.targets)
 
 
 def _rank(dials: Dials) -> int:
     return 1 if dials["rank"] == "auto" else int(dials["rank"])
-
-
-def _strengths(gains: Float[Tensor, " targets"], dials: Dials) -> Float[Tensor, " targets"]:
-    """Returns η_k; 0 for a target without any feature, which has nothing to lose."""
-    units = gains.mean().expand_as(gains) if dials["balance"] == "none" else gains
-    return torch.where(units > 0, float(dials["erasure_strength"]) / units, 0.0)
 
 
 METHOD = Method("scapre", "per-channel relevance, protected by the second moment of retained text", DIALS, _solve)
