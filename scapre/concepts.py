@@ -163,9 +163,14 @@ def name_key(name: str) -> str:
 
 def word_keys(name: str) -> tuple[str, ...]:
     """Returns the words of `name`, lower case, hyphens opened, punctuation around them off, plurals undone."""
+    return tuple(map(_one_for, _words(name)))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Returns the same with plurals as they are."""
     visible = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, JOINERS)))
     split = re.split(r"[\s\-_]+", visible.casefold().strip())
-    return tuple(_one_for(word.strip(PUNCTUATION) or word) for word in split)
+    return tuple(word.strip(PUNCTUATION) or word for word in split)
 
 
 def _one_for(word: str) -> str:
@@ -233,11 +238,13 @@ def check_disjoint(concepts: Iterable[Concept], retain: Iterable[str], withheld:
     targets = {name_key(name): name for concept in concepts for name in concept.names}
     kept = tuple(retain)
     if both := sorted(name for name in kept if name_key(name) in targets):
-        pairs = [(name, targets[name_key(name)]) for name in both]
-        alike = [f"{name!r} is read as {target!r}" for name, target in pairs if name.casefold() != target.casefold()]
-        more = f" ({', '.join(alike)}; where it is another thing, retain it as 'the {both[0]}')" if alike else ""
+        alike = [
+            f"; {name!r} is read as {targets[name_key(name)]!r}: if it is another thing, retain it as 'the {name}'"
+            for name in both
+            if _words(name) != _words(targets[name_key(name)])
+        ]
         raise InvalidConceptError(
-            f"both to be forgotten and retained: {', '.join(both)}; take them out of one of the two{more}"
+            f"both to be forgotten and retained: {', '.join(both)}; take them out of one of the two{''.join(alike)}"
         )
     hidden = {name_key(name) for name in withheld}
     if both := sorted(name for name in kept if name_key(name) in hidden):

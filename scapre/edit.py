@@ -6,6 +6,7 @@ Guarantees:
     3. The saved bytes and the digest depend on spec, base and change only: no time, no place, no machine name.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from scapre.architectures import BaseWeights, read_pipeline
+from scapre.architectures import BaseWeights, alone_with, read_pipeline
 from scapre.checkpoint.tensor_files import METADATA_KEY
 from scapre.concepts import EditSpec, canonical_json
 from scapre.digests import combined_digest, tensor_digest, tensor_digests
@@ -58,7 +59,9 @@ class Edit:
     - `seconds` of each phase, before saving only.
 
     Of some: `answers_gone`, how far each target's answer went to its anchor's (`balance=answers`); `relevance`, the
-    decoupler's histogram; `own_directions`, `solver_error` and `solver_iterations` of row weights per target.
+    decoupler's histogram; `own_directions`, `solver_error` and `solver_iterations` of row weights per target;
+    `mean_penalty` (`scapre-printed`), `mean_mask` (`scapre-released`), `regained_response` (`rece`), `null_dimensions`
+    and `slots_that_count` (`speed`).
     """
 
     @property
@@ -97,9 +100,10 @@ class Edit:
             BaseMismatchError: the pipeline's weights are not the base of this edit; nothing was changed.
             CheckpointError: the edit's own record of what it makes of the base is wrong; nothing was changed.
         """
-        base = read_pipeline(pipeline).weights
-        self.check(base)
-        self._flip(base)
+        with alone_with(pipeline):
+            base = read_pipeline(pipeline).weights
+            self.check(base)
+            self._flip(base)
 
     def revert(self, pipeline: Any) -> None:
         """Takes the edit off `pipeline`, in place: the base's exact bits come back.
@@ -107,14 +111,15 @@ class Edit:
         Raises:
             BaseMismatchError: the pipeline does not wear exactly this edit; nothing was changed.
         """
-        worn = read_pipeline(pipeline).weights
-        if worn.digest != self.edited_digest:
-            raise BaseMismatchError(
-                f"expected a model that wears this edit, digest {self.edited_digest}, found {worn.digest}; "
-                "revert what was applied after it first, or reload the base"
-            )
-        self._check_result(worn, self.base_digest)
-        self._flip(worn)
+        with alone_with(pipeline):
+            worn = read_pipeline(pipeline).weights
+            if worn.digest != self.edited_digest:
+                raise BaseMismatchError(
+                    f"expected a model that wears this edit, digest {self.edited_digest}, found {worn.digest}; "
+                    "revert what was applied after it first, or reload the base"
+                )
+            self._check_result(worn, self.base_digest)
+            self._flip(worn)
 
     def check(self, base: BaseWeights) -> None:
         """Checks that `base` is what the edit was computed from, and that the edit makes of it what it says.
@@ -232,13 +237,20 @@ class Edit:
                 self._flip_in_place(name, editable[name])
         except BaseException:
             for name in self.changes:
-                if tensor_digest(editable[name]) != model.tensor_digests[name]:
-                    self._flip_in_place(name, editable[name])
+                self._restore(name, editable[name], model.tensor_digests[name])
             raise
 
-    def _flip_in_place(self, name: str, held: Tensor) -> None:
-        with torch.inference_mode(held.is_inference()), torch.no_grad():  # such tensors change nowhere else
-            held.copy_(self.flip(name, held))
+    def _flip_in_place(self, name: str, weight: Tensor) -> None:
+        change = self.changes[name].to(weight.device)
+        with torch.inference_mode(weight.is_inference()), torch.no_grad():  # such tensors change nowhere else
+            weight.view(change.dtype).bitwise_xor_(change)
+
+    def _restore(self, name: str, weight: Tensor, digest: str) -> None:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):  # whoever stopped it once may be impatient
+                if tensor_digest(weight) == digest:
+                    return
+                self._flip_in_place(name, weight)
 
 
 def build_edit(
@@ -247,12 +259,18 @@ def build_edit(
     """Returns the edit that adds `deltas` to the base's weights, rounded to their own type.
 
     Raises:
+        BaseMismatchError: a weight is no longer what it was when the base was read.
         SingularSystemError: a weight would not be finite in that type.
     """
     changes, digests = {}, dict(base.tensor_digests)
     editable = base.editable
     for name, delta in deltas.items():
         held = editable[name].detach()
+        if tensor_digest(held) != base.tensor_digests[name]:
+            raise BaseMismatchError(
+                f"expected the model to stay as it was read, found {name} changed meanwhile; compute the edit again "
+                "when nobody changes the model"
+            )
         edited = (held.double() + delta).to(held.dtype)
         edited = torch.where((delta != 0).any(dim=1, keepdim=True), edited, held)  # -0.0 + 0.0 would lose its sign bit
         if not bool(torch.isfinite(edited.float()).all()):  # float8 has no test of its own

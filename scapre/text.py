@@ -27,6 +27,8 @@ from scapre.slots import EncodedPrompt, Run, shifted
 BATCH_TOKENS: Mapping[str, int] = {"cpu": 8 * 77}
 """Tokens an encoder is given at once on each kind of device, which bounds its memory."""
 OTHER_BATCH_TOKENS = 64 * 77
+COMPILED = "_orig_mod."
+"""Level of a parameter's name that `torch.compile` puts around a part."""
 MASKED_STEP = 16
 """Texts whose padding is masked are filled up to the next multiple."""
 _HALF = frozenset({torch.float16, torch.bfloat16})
@@ -427,8 +429,8 @@ class Projected:
 
 
 def plain_name(name: str) -> str:
-    """Returns the parameter name without the level that some releases of transformers put around the text model."""
-    return name.removeprefix("text_model.")
+    """Returns a parameter's name without the levels that compiling, and some releases of transformers, put in."""
+    return name.replace(COMPILED, "").removeprefix("text_model.")
 
 
 def _in_float32(module: _Module) -> _Module:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scapre.architectures.base import BaseModel
+from scapre.architectures import BaseModel, alone_with
 from scapre.checkpoint import read_base
 from scapre.concepts import (
     Concept,
@@ -96,12 +96,14 @@ def unlearn(
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
     clock = Stopwatch()
-    with single_threaded(), exact_arithmetic():
+    with alone_with(pipeline_or_path), single_threaded(), exact_arithmetic():
         with clock.phase("encode"):
             base = _read_base(pipeline_or_path, order.method)
             with _open_cache(cache, base) as kept_of:
                 encoder = PromptEncoder(base.text, kept_of(base.text), on_progress)
                 passage, found = order.read(encoder, base)
+                for doubt in found.warnings:  # at once, for it may take minutes yet
+                    warnings.warn(doubt, UnlearningWarning, stacklevel=2)
                 if not order.method.edits_memories:  # these read sentences in a way of their own
                     encode_sentences(encoder, passage, padding_slots=order.reading.padding_slots)
                 parts = order.read_memories(base, encoder, passage, kept_of)
@@ -141,7 +143,7 @@ def unlearn(
         }
         with clock.phase("build"):
             edit = build_edit(weights, spec, deltas=deltas, diagnostics={**diagnostics, "seconds": clock.seconds})
-    for doubt in diagnostics["warnings"]:
+    for doubt in doubts:
         warnings.warn(doubt, UnlearningWarning, stacklevel=2)
     return edit
 
@@ -162,7 +164,7 @@ def preflight(
     Raises as `unlearn` does, except for what only the solve can find; nothing is solved and nothing is changed.
     """
     order = _Order.of(concepts, retain, withheld, method, dials)
-    with single_threaded(), exact_arithmetic():
+    with alone_with(pipeline_or_path), single_threaded(), exact_arithmetic():
         base = _read_base(pipeline_or_path, order.method)
         with _open_cache(cache, base) as kept_of:
             return order.read(PromptEncoder(base.text, kept_of(base.text), on_progress), base)[1]

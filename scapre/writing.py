@@ -76,7 +76,7 @@ def begun_file(target: Path, check: Callable[[], None]) -> Generator[Path]:
         what = "folder" if target.is_dir() else "device"
         raise CheckpointError(f"expected a place for a file, found the {what} {target}; choose another name")
     check()
-    target = target.resolve()  # what a link leads to is replaced, not the link
+    target = Path(os.path.realpath(target))  # what a link leads to is replaced, not the link
     with _parents_made(target):
         building = _beside(target)
         with told_as_unwritable(target):

@@ -142,22 +142,23 @@ def _concepts(names: list[str], *, kinds: list[str], aliases: list[str], anchors
         raise BadRequestError("expected a concept to forget, found none; give --concept NAME or --concepts-file FILE")
     also, becomes = _of_concepts(aliases, "alias", names), _of_concepts(anchors, "anchor", names)
     own = _of_concepts([one for one in kinds if "=" in one], "kind", names)
-    of_all = {"": [one for one in kinds if "=" not in one]}
-    for what, given in (("anchor", becomes), ("kind", own), ("kind", of_all)):
-        if twice := [found for found in given.values() if len(found) > 1]:
-            raise BadRequestError(
-                f"expected one {what} for each concept, found {' and '.join(map(repr, twice[0]))}; keep one"
-            )
-    usual = next(iter(of_all[""]), "object")
+    usual = _only("kind", [one for one in kinds if "=" not in one])
     return [
         scapre.Concept(
             name,
-            kind=next(iter(own.get(name_key(name), ())), usual),  # ty: ignore[invalid-argument-type]
+            kind=_only("kind", own.get(name_key(name), [])) or usual or "object",  # ty: ignore[invalid-argument-type]
             aliases=tuple(also.get(name_key(name), ())),
-            anchor=next(iter(becomes.get(name_key(name), ())), None),
+            anchor=_only("anchor", becomes.get(name_key(name), [])),
         )
         for name in names
     ]
+
+
+def _only(what: str, given: list[str]) -> str | None:
+    """Returns what was given, once or more; `None` if nothing was."""
+    if len(set(given)) > 1:
+        raise BadRequestError(f"expected one {what} for each concept, found {' and '.join(map(repr, given))}; keep one")
+    return given[0] if given else None
 
 
 def _of_concepts(pairs: list[str], what: str, names: list[str]) -> dict[str, list[str]]:
@@ -166,8 +167,10 @@ def _of_concepts(pairs: list[str], what: str, names: list[str]) -> dict[str, lis
 
     known, found = {name_key(name) for name in names}, {}
     for pair in pairs:
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or name_key(name) not in known:
+        parts = [part.strip() for part in pair.split("=")]
+        ways = (("=".join(parts[:place]), "=".join(parts[place:])) for place in range(len(parts) - 1, 0, -1))
+        name, value = next(((name, value) for name, value in ways if name_key(name) in known), (None, ""))
+        if name is None:
             raise BadRequestError(
                 f"expected {what} as CONCEPT={what.upper()}, CONCEPT one of those to forget, found {pair!r}"
             )

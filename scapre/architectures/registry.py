@@ -2,14 +2,17 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from scapre.architectures import flux, pixart, sana, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from scapre.architectures.base import Architecture, BaseModel, Parts, assemble, check_class
 from scapre.errors import UnsupportedArchitectureError
+from scapre.text import COMPILED
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     module.ARCHITECTURE.name: module.ARCHITECTURE
@@ -17,6 +20,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 OTHER_TASKS = ("Img2Img", "Inpaint")
 """What stands in the names of pipelines of the same components that begin with a picture."""
+_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_locking = threading.Lock()
 _DROP_ADAPTERS = (
     "drop adapters by pipeline.unload_lora_weights() first, or keep them by pipeline.fuse_lora() and then that"
 )
@@ -54,6 +59,22 @@ def tokenizer_of(text_encoder: str) -> str:
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
+@contextlib.contextmanager
+def alone_with(pipeline: Any) -> Generator[None]:
+    """Has other threads that would read or edit a part of a loaded pipeline wait until the block has ended.
+
+    For what is no pipeline nobody waits.
+    """
+    parts = map(_uncompiled, getattr(pipeline, "__dict__", {}).values())
+    modules = {id(part): part for part in parts if isinstance(part, nn.Module)}
+    with _locking:
+        locks = [_locks.setdefault(modules[key], threading.RLock()) for key in sorted(modules)]
+    with contextlib.ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock)
+        yield
+
+
 def read_pipeline(pipeline: Any) -> BaseModel:
     """Returns text encoders and live projections of a loaded pipeline.
 
@@ -81,8 +102,8 @@ def read_pipeline(pipeline: Any) -> BaseModel:
             encoders=encoders,
             denoiser_config=dict(denoiser.config),
             weights={
-                f"{architecture.denoiser}.{name}": held
-                for name, held in denoiser.named_parameters()
+                f"{architecture.denoiser}.{name}": weight
+                for name, weight in _named_parameters(denoiser)
                 if architecture.is_read(name)
             },
         ),
@@ -92,6 +113,10 @@ def read_pipeline(pipeline: Any) -> BaseModel:
 def _uncompiled(component: Any) -> Any:
     """Returns what `torch.compile` was given, whose weights it computes with."""
     return getattr(component, "_orig_mod", component)
+
+
+def _named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name.replace(COMPILED, ""), weight) for name, weight in module.named_parameters())
 
 
 def _refuse_wrapped(denoiser: nn.Module, projection: re.Pattern[str]) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scapre.architectures import BaseModel, read_pipeline
+from scapre.architectures import BaseModel, alone_with, read_pipeline
 from scapre.checkpoint.folder import inspect_folder, read_folder
 from scapre.checkpoint.info import CheckpointInfo
 from scapre.checkpoint.single_file import SingleFile, inspect_single_file, read_single_file
@@ -44,4 +44,5 @@ def read_inspected(info: CheckpointInfo, tokenizer: Path | None = None) -> BaseM
 
 def base_digest(pipeline_or_path: Any) -> str:
     """Returns the digest of text encoders and projections."""
-    return read_base(pipeline_or_path).weights.digest
+    with alone_with(pipeline_or_path):
+        return read_base(pipeline_or_path).weights.digest

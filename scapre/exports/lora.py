@@ -80,8 +80,9 @@ def export_lora(
     base = read_own_base(edit, info)
     weights = base.editable
     highest = min(min(weights[name].shape) for name in edit.changes)
-    if not isinstance(rank, numbers.Integral) or not 1 <= rank <= highest:
+    if isinstance(rank, bool) or not isinstance(rank, numbers.Integral) or not 1 <= rank <= highest:
         raise DialError(f"expected a rank of at least 1 and at most {highest}, found {rank!r}")
+    rank = int(rank)
     with single_threaded():
         found = {name: approximate(edit.delta(name, weights[name]), rank=rank) for name in changed_names(edit)}
     stems = _kohya_stems(info)

@@ -54,7 +54,10 @@ class Dial:
             return self._accept_text(name, value)
         if self.minimum is None or isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise DialError(f"dial {name}: expected {self.expected}, found {value!r}")
-        value = int(value) if isinstance(value, numbers.Integral) else float(value)  # numpy's own among them
+        try:  # numpy's numbers among them; -0.0 is 0.0
+            value = int(value) if isinstance(value, numbers.Integral) else float(value) + 0.0
+        except OverflowError:
+            raise DialError(f"dial {name}: expected {self.expected}, found {value!r}") from None
         largest = sys.maxsize if self._takes_whole_numbers else sys.float_info.max
         most = largest if self.maximum is None else self.maximum
         if not self.minimum <= value <= most:
@@ -173,7 +176,10 @@ class Method:
         }
 
     def unread(self, dials: Mapping[str, DialValue]) -> list[str]:
-        """Returns of each dial that was turned but plays no part what it would be read with."""
+        """Returns which dials were turned though another one keeps them from being read, and with what they would be.
+
+        Those that play no part for want of text, as the vocabulary's where there is none, are not told.
+        """
         found = []
         for name, dial in self.dials.items():
             if dial.read_with is None or dials[name] == dial.default:

@@ -146,16 +146,14 @@ def sampled_information(problem: Problem, dials: Dials) -> Float[Tensor, " rows"
 def _fired_copies(responses: Float[Tensor, "rows 2 copies targets"]) -> Int[Tensor, "rows targets"]:
     """Returns how many of each target's n copies answer more than the median of them and the anchor's n.
 
-    All or none where the two do not overlap; only the others are sorted.
+    Where the two do not overlap, 0 stands for n as well, which tells as much. Only where they do are they sorted.
     """
     target, anchor = responses.unbind(1)
-    copies = target.shape[1]
-    is_above = target.amin(dim=1) > anchor.amax(dim=1)
-    fired = is_above * copies
-    mixed = ~(is_above | (target.amax(dim=1) < anchor.amin(dim=1)))
-    overlapping = responses.movedim(3, 1)[mixed]
-    middle = overlapping.flatten(1).sort(dim=1).values[:, copies - 1 : copies + 1].mean(dim=1, keepdim=True)
-    fired[mixed] = (overlapping[:, 0] > middle).sum(dim=1)
+    copies, overlap = target.shape[1], (target.amin(1) <= anchor.amax(1)) & (target.amax(1) >= anchor.amin(1))
+    mixed = responses.movedim(3, 1)[overlap]
+    middle = mixed.flatten(1).sort(dim=1).values[:, copies - 1 : copies + 1].mean(dim=1, keepdim=True)
+    fired = torch.zeros_like(overlap, dtype=torch.int64)
+    fired[overlap] = (mixed[:, 0] > middle).sum(dim=1)
     return fired
 
 

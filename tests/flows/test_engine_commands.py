@@ -272,6 +272,15 @@ def test_a_name_is_shown_as_it_was_given(tmp_path: Path, capsys, name: str) -> N
         assert name in said
 
 
+def test_names_and_what_is_said_of_them_may_hold_equals_signs(capsys) -> None:
+    names = ["--concept", "a=b", "--concept", "tiger", "--retain", "lion"]
+    of_them = ["--kind", "a=b=style", "--kind", "a=b=style", "--anchor", "tiger=x=y"]
+    code, said, _ = said_by(capsys, "unlearn", MODEL, *names, *of_them, "--dry-run", *QUICK)
+    assert code == ExitCode.OK
+    assert "a=b │ a photo │ the default" in said
+    assert "tiger │ x=y │ the anchor given" in said
+
+
 @pytest.mark.parametrize(("pipeline_class", "is_warned"), [("PixArtSigmaPipeline", True), ("SanaPipeline", False)])
 def test_a_lora_that_no_pipeline_loads_is_warned_of(capsys, pipeline_class: str, is_warned: bool) -> None:
     warn_of_no_loader(pipeline_class)

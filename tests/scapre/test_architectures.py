@@ -433,6 +433,16 @@ def test_compiled_parts_are_read_and_edited_as_what_they_were_made_of(make_pipel
     assert scapre.base_digest(pipeline) == edit.edited_digest
 
 
+def test_a_compiled_block_is_named_as_it_was(make_pipeline) -> None:
+    pipeline = make_pipeline()
+    edit = scapre.unlearn(pipeline, ["cat"], ["dog"], vocabulary=0)
+    pipeline.unet.mid_block = torch.compile(pipeline.unet.mid_block, backend="eager")
+    pipeline.text_encoder.encoder = torch.compile(pipeline.text_encoder.encoder, backend="eager")
+    assert scapre.unlearn(pipeline, ["cat"], ["dog"], vocabulary=0).digest == edit.digest
+    edit.apply(pipeline)
+    assert scapre.base_digest(pipeline) == edit.edited_digest
+
+
 def test_a_pipeline_without_its_text_encoder_is_refused_by_its_name(make_pipeline) -> None:
     pipeline = make_pipeline()
     pipeline.text_encoder = None

@@ -182,5 +182,7 @@ def test_a_name_that_is_read_as_another_is_told_with_it() -> None:
     with pytest.raises(InvalidConceptError, match=r"retained: window; .*'window' is read as 'Windows'.* 'the window'"):
         check_disjoint([Concept("Windows")], ["window"], [])
     check_disjoint([Concept("Windows")], ["the window"], [])
+    with pytest.raises(InvalidConceptError, match=r"retained: apple, window; take .* two; 'window' is read [^;]*$"):
+        check_disjoint([Concept("Windows"), Concept("apple")], ["apple", "window"], [])
     with pytest.raises(InvalidConceptError, match=r"out of one of the two$"):
-        check_disjoint([Concept("Windows")], ["windows"], [])
+        check_disjoint([Concept("Windows")], ["“windows”"], [])

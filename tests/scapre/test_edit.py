@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -279,6 +280,60 @@ def test_what_interrupts_an_edit_leaves_the_model_as_it_was(make_pipeline, monke
     assert bits(pipeline) == before
     getattr(edit, way)(pipeline)
     assert bits(pipeline) != before
+
+
+def test_an_impatient_interrupt_changes_nothing_either(make_pipeline, monkeypatch) -> None:
+    pipeline = make_pipeline()
+    edit, before, flip, flips = unlearn(pipeline), bits(pipeline), Edit._flip_in_place, itertools.count(1)
+
+    def interrupted(self: Edit, name: str, held: torch.Tensor) -> None:
+        if (flipped := next(flips)) == 5:  # the second of those that are taken back
+            raise KeyboardInterrupt
+        flip(self, name, held)
+        if flipped in (3, 4):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Edit, "_flip_in_place", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        edit.apply(pipeline)
+    assert next(flips) == 8  # three there, three back, one of them anew
+    assert bits(pipeline) == before
+
+
+def test_an_edit_waits_for_one_that_is_computed_of_the_same_model(make_pipeline) -> None:
+    pipeline, other = make_pipeline(), make_pipeline()
+    first, expected = unlearn(other), unlearn(other, erasure_strength=2.0)
+    began, applied = threading.Event(), []
+
+    def apply() -> None:
+        began.set()
+        first.apply(pipeline)
+        applied.append(True)
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def on_progress(*_: int) -> None:
+            if not began.is_set():
+                pool.submit(apply)
+                began.wait(timeout=60)
+                time.sleep(0.1)
+            assert not applied
+
+        edit = unlearn(pipeline, erasure_strength=2.0, on_progress=on_progress)
+    assert applied
+    assert edit.digest == expected.digest
+    assert scapre.base_digest(pipeline) == first.edited_digest
+
+
+def test_a_model_that_is_changed_while_its_edit_is_computed_is_told(make_pipeline) -> None:
+    pipeline = make_pipeline()
+    weight = next(p for n, p in pipeline.unet.named_parameters() if n.endswith("attn2.to_v.weight"))
+
+    def on_progress(*_: int) -> None:
+        weight.data[0, 0] += 1.0
+
+    with pytest.raises(BaseMismatchError, match=r"found unet\..*attn2.to_v.weight changed meanwhile"):
+        unlearn(pipeline, on_progress=on_progress)
 
 
 def test_an_edit_goes_on_while_another_is_computed(pipeline) -> None:

@@ -411,7 +411,7 @@ def test_report_of_a_lora_names_every_projection_and_the_rank_that_would_do(tmp_
     assert 1 < low.faithful_rank == high.faithful_rank <= 6
 
 
-@pytest.mark.parametrize("rank", [0, -1, 33, 2.5, "2"])
+@pytest.mark.parametrize("rank", [0, -1, 33, 2.5, "2", True])
 def test_impossible_ranks_are_refused(checkpoint: Path, tmp_path: Path, rank: int) -> None:
     edit = unlearn(checkpoint)
     with pytest.raises(DialError, match=r"expected a rank of at least 1 and at most 32, found"):

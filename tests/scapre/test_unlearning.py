@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import re
 import statistics
 import subprocess
@@ -418,6 +419,9 @@ def test_uce_equals_its_formula(pipeline) -> None:
         ({"neighbours": 10**30}, DialError, "dial neighbours"),
         ({"rank": 1.5}, DialError, "a whole number of at least 1"),
         ({"floor": 1.5}, DialError, "at most 1"),
+        ({"floor": Fraction(10**400)}, DialError, "at most 1"),
+        ({"floor": math.nan}, DialError, "at most 1"),
+        ({"floor": np.True_}, DialError, "at most 1"),
         ({"noise": "loud"}, DialError, "'auto' or a number"),
         ({"row_weights": "mine"}, DialError, "'uniform' or 'per_target' or 'shared'"),
         ({"anchor": "nearset"}, DialError, "did you mean 'nearest'"),
@@ -518,6 +522,14 @@ def test_what_is_doubtful_is_warned_of_where_the_edit_is_asked_for(pipeline) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error", scapre.UnlearningWarning)
         scapre.unlearn(pipeline, [Concept("cat", anchor="dog")], ["dog", "horse"], vocabulary=0)
+
+
+def test_doubts_that_text_tells_of_are_told_before_anything_is_solved(pipeline, monkeypatch) -> None:
+    monkeypatch.setattr(unlearning, "gather_statistics", None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "dial reach")
+        with pytest.raises(scapre.UnlearningWarning, match="dial reach plays no part"):
+            scapre.unlearn(pipeline, ["cat"], ["dog"], vocabulary=0, reach=0.1)
 
 
 @pytest.mark.parametrize("five", [np.int64(5), np.float32(5), Fraction(5)])

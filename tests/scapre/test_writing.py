@@ -133,6 +133,13 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
+def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    (loop := tmp_path / "loop").symlink_to(loop)
+    with writing.new_file(loop, overwrite=True) as building:
+        building.write_bytes(b"1")
+    assert loop.read_bytes() == b"1"
+
+
 def test_what_is_written_has_the_permissions_that_the_caller_gives(tmp_path: Path, umask: int) -> None:
     with writing.new_file(tmp_path / "file", overwrite=False) as building:
         building.write_bytes(b"1")
