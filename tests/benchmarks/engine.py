@@ -240,7 +240,7 @@ def bars_of(report: Report, plan: Plan, plain_seconds: list[dict[str, float]], d
     growth = [large.engine_seconds / small.engine_seconds for large, small in zip(many, few, strict=True)]
     bars = [
         Bar(f"plain over scapre-released, {plan.few} concepts, solve", speed_up, plan.least_speed_up, is_upper=False),
-        Bar(f"plain over scapre, {plan.few} concepts, all of both", over_default, plan.least_speed_up, is_upper=False),
+        Bar(f"plain over scapre, {plan.few} concepts, engine", over_default, plan.least_speed_up, is_upper=False),
         Bar("plain and scapre-released, relative distance", [distance], plan.most_distance, is_upper=True),
         Bar(f"scapre over uce, {plan.few} concepts, engine", over_uce, plan.most_over_uce, is_upper=True),
         Bar(f"scapre, {plan.many} over {plan.few} concepts, engine", growth, plan.most_growth, is_upper=True),
