@@ -132,15 +132,12 @@ TARGETS_READ_AT_ONCE, SENTENCES_READ_AT_ONCE = 64, 1024
 """Targets, and retained sentences, whose memories are held at the same time."""
 TARGETS_AT_ONCE = 64
 """Targets whose slots are laid side by side: enough for one fast product, few enough for memory at any number."""
-SPREAD = 4
-"""Batches that fewer targets are cut into where several threads each take one."""
 
 
-def target_batches(targets: Sequence[TargetSlots], *, fewest: int = 1) -> Iterator[tuple[slice, Sequence[TargetSlots]]]:
+def target_batches(targets: Sequence[TargetSlots]) -> Iterator[tuple[slice, Sequence[TargetSlots]]]:
     """Yields the targets so many at once that products are fast and memory is bounded, each batch with its place."""
-    at_once = max(1, min(TARGETS_AT_ONCE, -(-len(targets) // fewest)))
-    for first in range(0, len(targets), at_once):
-        batch = targets[first : first + at_once]
+    for first in range(0, len(targets), TARGETS_AT_ONCE):
+        batch = targets[first : first + TARGETS_AT_ONCE]
         yield slice(first, first + len(batch)), batch
 
 

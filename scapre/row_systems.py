@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scapre.determinism import run_parts, side_by_side
 from scapre.errors import SingularSystemError
-from scapre.moments import SPREAD, TargetSlots, target_batches
+from scapre.moments import TargetSlots, target_batches
 from scapre.row_products import row_blocks, symmetric_product, triangular_product
 from scapre.solver import Regularizer, finite
 
@@ -92,7 +92,7 @@ def compress_slots(regularizer: Regularizer, targets: Sequence[TargetSlots], *, 
         features[chosen, : mixing.shape[1]] = mixing @ columns
         anchors[chosen, : mixing.shape[1]] = mixing @ turned
 
-    run_parts(turn, target_batches(targets, fewest=SPREAD), on_cpu=features.is_cpu, most=MOST_WORKERS)
+    run_parts(turn, target_batches(targets), on_cpu=features.is_cpu, most=MOST_WORKERS)
     return SlotFactors(features, anchors, _gains(regularizer, features[:, 0]))
 
 
@@ -107,7 +107,7 @@ def slot_gains(regularizer: Regularizer, targets: Sequence[TargetSlots]) -> Floa
         columns = _stacked([target.features for target in batch], [target.weights for target in batch])
         features[chosen] = (_strongest(columns, inverse, 1) @ columns).squeeze(1)
 
-    run_parts(choose, target_batches(targets, fewest=SPREAD), on_cpu=features.is_cpu, most=MOST_WORKERS)
+    run_parts(choose, target_batches(targets), on_cpu=features.is_cpu, most=MOST_WORKERS)
     return _gains(regularizer, features)
 
 

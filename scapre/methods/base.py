@@ -16,7 +16,7 @@ from scapre import solver
 from scapre.concepts import DialValue, clean_name
 from scapre.determinism import Stopwatch, run_parts
 from scapre.errors import DialError
-from scapre.moments import SPREAD, Reading, Statistics, TargetSlots, target_batches
+from scapre.moments import Reading, Statistics, TargetSlots, target_batches
 from scapre.neighbours import NEAREST
 from scapre.row_products import add_parts, cross_moments, map_rows, symmetric_product
 
@@ -289,7 +289,7 @@ def slot_moments(
         return symmetric_product(batch.features, weighted), (batch.anchors - batch.features).mT @ weighted
 
     like = statistics.retained.sums["general"]
-    batches = (batch for _, batch in target_batches(statistics.targets, fewest=SPREAD))
+    batches = (batch for _, batch in target_batches(statistics.targets))
     gram, shift = add_parts(multiply, batches, (torch.zeros_like(like), torch.zeros_like(like)))
     return gram, shift
 

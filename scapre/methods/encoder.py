@@ -24,7 +24,7 @@ from scapre import row_systems, solver
 from scapre.determinism import Stopwatch
 from scapre.methods.base import READING_DIALS, Dial, Dials, Method, Problem, Solution, scaled_kept_moment
 from scapre.methods.reach import divided, equalize
-from scapre.moments import SPREAD, TargetSlots, target_batches
+from scapre.moments import TargetSlots, target_batches
 from scapre.row_products import add_parts, symmetric_product
 
 DIALS: Mapping[str, Dial] = {
@@ -107,7 +107,7 @@ def _moments(
         return symmetric_product(features, weighted), shifts.mT @ weighted
 
     zeros = (problem.base.new_zeros(width, width), torch.zeros_like(problem.base))
-    slots, answers = add_parts(multiply, target_batches(problem.statistics.targets, fewest=SPREAD), zeros)
+    slots, answers = add_parts(multiply, target_batches(problem.statistics.targets), zeros)
     return slots, answers
 
 

@@ -28,8 +28,8 @@ def test_every_method_and_phase_is_in_the_report(tmp_path: Path) -> None:
     assert all(float(line[phase]) >= 0 for line in lines for phase in PHASES)
     assert all(float(line["encode"]) > 0 < float(line["save"]) for line in lines)
     report = json.loads((tmp_path / "engine.json").read_text(encoding="utf-8"))
-    assert [len(bar["values"]) for bar in report["bars"]] == [2, 2, 1, 2, 2, 1]
-    assert 0 < report["bars"][2]["median"] < 1e-9  # the plain implementation and ours solve the same systems
+    assert [len(bar["values"]) for bar in report["bars"]] == [2, 1, 2, 2, 1]
+    assert 0 < report["bars"][1]["median"] < 1e-9  # the plain implementation and ours solve the same systems
 
 
 @pytest.mark.parametrize("missed", [("--most-gib", "0"), ("--least-speed-up", "1e9"), ("--most-growth", "0")])
