@@ -264,13 +264,14 @@ def build_edit(
     """
     changes, digests = {}, dict(base.tensor_digests)
     editable = base.editable
+    found = tensor_digests({name: editable[name] for name in deltas})
+    if changed := [name for name in found if found[name] != digests[name]]:
+        raise BaseMismatchError(
+            f"expected the model to stay as it was read, found {changed[0]} changed meanwhile; compute the edit again "
+            "when nobody changes the model"
+        )
     for name, delta in deltas.items():
         held = editable[name].detach()
-        if tensor_digest(held) != base.tensor_digests[name]:
-            raise BaseMismatchError(
-                f"expected the model to stay as it was read, found {name} changed meanwhile; compute the edit again "
-                "when nobody changes the model"
-            )
         edited = (held.double() + delta).to(held.dtype)
         edited = torch.where((delta != 0).any(dim=1, keepdim=True), edited, held)  # -0.0 + 0.0 would lose its sign bit
         if not bool(torch.isfinite(edited.float()).all()):  # float8 has no test of its own

@@ -142,11 +142,11 @@ def _concepts(names: list[str], *, kinds: list[str], aliases: list[str], anchors
         raise BadRequestError("expected a concept to forget, found none; give --concept NAME or --concepts-file FILE")
     also, becomes = _of_concepts(aliases, "alias", names), _of_concepts(anchors, "anchor", names)
     own = _of_concepts([one for one in kinds if "=" in one], "kind", names)
-    usual = _only("kind", [one for one in kinds if "=" not in one])
+    of_all = [one for one in kinds if "=" not in one] or ["object"]
     return [
         scapre.Concept(
             name,
-            kind=_only("kind", own.get(name_key(name), [])) or usual or "object",  # ty: ignore[invalid-argument-type]
+            kind=_only("kind", own.get(name_key(name), of_all)),  # ty: ignore[invalid-argument-type]
             aliases=tuple(also.get(name_key(name), ())),
             anchor=_only("anchor", becomes.get(name_key(name), [])),
         )

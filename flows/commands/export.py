@@ -68,7 +68,7 @@ def export(
             scapre.merge(loaded, checkpoint, out, overwrite=force)
     if lora is not None:
         _show_lora(lora)
-        warn_of_no_loader(scapre.inspect_checkpoint(checkpoint).pipeline_class)
+        warn_of_no_loader(lora.pipeline_class)
     typer.echo(f"wrote {out}")
     return ExitCode.OK
 

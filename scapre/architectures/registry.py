@@ -18,6 +18,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     module.ARCHITECTURE.name: module.ARCHITECTURE
     for module in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart, sana)
 }
+_BY_CLASS = {name: found for found in ARCHITECTURES.values() for name in found.pipeline_classes}
 OTHER_TASKS = ("Img2Img", "Inpaint")
 """What stands in the names of pipelines of the same components that begin with a picture."""
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -33,13 +34,12 @@ def find_architecture(pipeline_class: str) -> Architecture:
     Raises:
         UnsupportedArchitectureError: there is none; lists the supported ones.
     """
-    by_class = {name: found for found in ARCHITECTURES.values() for name in found.pipeline_classes}
-    if pipeline_class not in by_class:
+    if pipeline_class not in _BY_CLASS:
         raise UnsupportedArchitectureError(
-            f"expected a pipeline among {', '.join(sorted(by_class))}, found {pipeline_class}; nothing was changed. "
+            f"expected a pipeline among {', '.join(sorted(_BY_CLASS))}, found {pipeline_class}; nothing was changed. "
             "Where it holds the parts of one of these, load it as that one: they share their weights"
         )
-    return by_class[pipeline_class]
+    return _BY_CLASS[pipeline_class]
 
 
 def _architecture_of(pipeline: Any) -> Architecture:
@@ -48,9 +48,9 @@ def _architecture_of(pipeline: Any) -> Architecture:
     `StableDiffusionImg2ImgPipeline.from_pipe` shares every component with the pipeline it was given.
     """
     for kind in type(pipeline).__mro__:
-        task = next((task for task in OTHER_TASKS if task in kind.__name__), "")
-        with contextlib.suppress(UnsupportedArchitectureError):
-            return find_architecture(kind.__name__.replace(task, ""))
+        for task in ("", *OTHER_TASKS):
+            if found := _BY_CLASS.get(kind.__name__.replace(task, "")):
+                return found
     return find_architecture(type(pipeline).__name__)
 
 

@@ -52,6 +52,8 @@ class LoraExport:
     """A LoRA that was written, and how far it is from the edit."""
 
     path: Path
+    pipeline_class: str
+    """Class of the diffusers pipeline whose weights it changes."""
     rank: int
     errors: Mapping[str, float]
     """‖Δ − B A‖ / ‖Δ‖ of each weight that changed."""
@@ -92,6 +94,7 @@ def export_lora(
         building.write_bytes(save(tensors, {METADATA_KEY: canonical_json(origin)}))
     return LoraExport(
         target,
+        info.pipeline_class,
         rank,
         {name: _relative(one.squared_error, one.squared_change) for name, one in found.items()},
         _relative(*(sum(getattr(one, of) for one in found.values()) for of in ("squared_error", "squared_change"))),

@@ -29,7 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from scapre.architectures.base import BaseWeights
 from scapre.concepts import EditSpec
 from scapre.determinism import Stopwatch, single_threaded
-from scapre.digests import tensor_digest
+from scapre.digests import tensor_digests
 from scapre.edit import build_edit
 from scapre.methods import METHODS, Problem, find_method
 from tests.benchmarks.plain_released import PlainReleased
@@ -145,7 +145,7 @@ def run_once(plan: Plan, projections: dict[str, Tensor], text: SyntheticText, me
         with clock.phase("statistics"):
             problem = Problem.of(projections, synthetic_statistics(text))
         solution = chosen.solve(problem, dials, clock)
-    digests = {name: tensor_digest(weight) for name, weight in projections.items()}
+    digests = tensor_digests(projections)
     spec = EditSpec(method, tuple(target.placed.concept for target in problem.statistics.targets), (), dials, "0" * 64)
     with clock.phase("save"), tempfile.TemporaryDirectory() as folder:
         deltas = {name: solution.delta[rows] for name, rows in problem.parts.items()}

@@ -158,6 +158,7 @@ def test_a_dry_run_needs_no_place_and_names_the_synonyms_left_out(capsys) -> Non
         (["--anchor", "lion=cat"], "CONCEPT one of those to forget, found 'lion=cat'"),
         (["--anchor", "tiger=cat", "--anchor", "tiger=dog"], "found 'cat' and 'dog'; keep one"),
         (["--kind", "style", "--kind", "unsafe"], "expected one kind for each concept, found 'style' and 'unsafe'"),
+        (["--kind", ""], "expected a kind among object, style, identity, unsafe, found ''"),
         (["--kind", "lion=style"], "expected kind as CONCEPT=KIND, CONCEPT one of those to forget, found 'lion=style'"),
         (["--out", "/proc/nowhere/out"], "expected a place that can be written to, found /proc/nowhere/out"),
         (["--dry"], "see `scapre unlearn --help`"),
