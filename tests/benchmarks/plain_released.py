@@ -15,7 +15,7 @@ from scapre.moments import Statistics
 class PlainReleased:
     """ScaPre's released code, seeded, for the rows of one problem (see `scapre.methods.released`).
 
-    What rows share, and the noise, is made once; nothing of it is the engine's but the conflict gate.
+    What rows share, and the noise, is made once; of the engine are the mean slots and the conflict gate only.
     """
 
     def __init__(self, problem: Problem, dials: Dials) -> None:
